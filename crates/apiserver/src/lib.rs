@@ -1,0 +1,1 @@
+//! HTTP to store: one implementation of each verb for every resource.

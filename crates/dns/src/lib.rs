@@ -1,0 +1,1 @@
+//! Cluster DNS: zone and answer (pure), sockets, forwarding.

@@ -1,0 +1,1 @@
+//! kubelet's place: pod state and plan (pure); runtime, images, volumes, network.

@@ -1,0 +1,1 @@
+//! kube-proxy's place: snapshot to ruleset (pure), sync, conntrack, health.

@@ -1,0 +1,4 @@
+//! What a Service means. Pure: the snapshot that proxy, DNS and explain share, endpoint choice, slices, allocation.
+
+pub mod model;
+pub mod snapshot;

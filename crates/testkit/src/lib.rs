@@ -1,0 +1,1 @@
+//! For tests: builders, namespaces, clocks, seeds.
