@@ -1,4 +1,5 @@
 //! How every component sees the cluster: a kube client over HTTPS or in process, with an identity of its own, and the
 //! one reconcile loop. Components never reach around it, so they run unchanged against any conformant API server.
 
+pub mod in_process;
 pub mod life;
