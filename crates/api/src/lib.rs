@@ -3,3 +3,4 @@
 //! Pure: no I/O, no clock, no randomness. What varies comes in as an argument.
 
 pub mod identity;
+pub mod selector;
