@@ -2,5 +2,9 @@
 //!
 //! Pure: no I/O, no clock, no randomness. What varies comes in as an argument.
 
+pub mod discovery;
+pub mod field;
 pub mod identity;
 pub mod selector;
+pub mod resources;
+pub mod status;
