@@ -5,6 +5,8 @@
 pub mod discovery;
 pub mod field;
 pub mod identity;
-pub mod selector;
+pub mod merge_keys;
+pub mod patch;
 pub mod resources;
+pub mod selector;
 pub mod status;
