@@ -5,6 +5,9 @@ use serde_json::{Map, Value, json};
 
 use crate::resources::{RESOURCES, Resource, Scope, Subresource, api_version, groups};
 
+/// The Kubernetes release whose API this is; what `/version` reports as `gitVersion`.
+pub const VERSION: &str = "v1.36.0";
+
 /// `/api`. `address` is where clients reach the server, `host:port`.
 pub fn api_versions(address: &str) -> Value {
     json!({

@@ -1,0 +1,125 @@
+//! The schemas of a set of resources, in the dialect of one OpenAPI version.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
+use schemars::generate::{SchemaGenerator, SchemaSettings};
+use serde_json::{Map, Value, json};
+
+use super::gvk;
+use crate::resources::{Resource, Type};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Dialect {
+    V2,
+    V3,
+}
+
+impl Dialect {
+    fn path(self) -> &'static str {
+        match self {
+            Dialect::V2 => "/definitions",
+            Dialect::V3 => "/components/schemas",
+        }
+    }
+
+    pub(super) fn reference(self, name: &str) -> Value {
+        json!({"$ref": format!("#{}/{name}", self.path())})
+    }
+}
+
+/// All definitions that `rows` need, with lists and what every request may carry or answer.
+pub(super) fn of(rows: &[&Resource], dialect: Dialect) -> Map<String, Value> {
+    let settings = SchemaSettings::draft2020_12().with(|s| s.definitions_path = dialect.path().into());
+    let mut generator = settings.into_generator();
+    let mut roots = Map::new();
+    for r in rows {
+        add(&mut roots, &mut generator, &r.schema, (r.group, r.version, r.kind));
+        if r.stored {
+            roots.insert(list_name(r), list(r, dialect));
+        }
+        for sub in r.subresources {
+            if let (Some(schema), Some((group, version)), Some(kind)) = (&sub.schema, sub.group_version, sub.kind) {
+                add(&mut roots, &mut generator, schema, (group, version, kind));
+            }
+        }
+    }
+    generator.subschema_for::<meta::ListMeta>();
+    generator.subschema_for::<meta::Status>();
+    generator.subschema_for::<meta::DeleteOptions>();
+    let mut all = generator.take_definitions(false);
+    all.extend(roots);
+    all.iter_mut().for_each(|(name, schema)| adapt_definition(name, schema, dialect));
+    all.sort_keys();
+    all
+}
+
+fn add(roots: &mut Map<String, Value>, generator: &mut SchemaGenerator, of: &Type, (g, v, k): (&str, &str, &str)) {
+    let mut schema = (of.schema)(generator).to_value();
+    schema["x-kubernetes-group-version-kind"] = json!([gvk(g, v, k)]);
+    roots.insert((of.name)().into_owned(), schema);
+}
+
+/// `io.k8s.api.core.v1.PodList`.
+pub(super) fn list_name(r: &Resource) -> String {
+    format!("{}List", (r.schema.name)())
+}
+
+fn list(r: &Resource, dialect: Dialect) -> Value {
+    let text = |description: &str| json!({"type": "string", "description": description});
+    json!({
+        "description": format!("{}List is a list of {}.", r.kind, r.plural),
+        "type": "object",
+        "required": ["items"],
+        "properties": {
+            "apiVersion": text("The version of this representation of the list."),
+            "items": {"type": "array", "items": dialect.reference(&(r.schema.name)()), "description": "The objects."},
+            "kind": text("The kind of this list."),
+            "metadata": dialect.reference("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta"),
+        },
+        "x-kubernetes-group-version-kind": [gvk(r.group, r.version, &format!("{}List", r.kind))],
+    })
+}
+
+fn adapt_definition(name: &str, schema: &mut Value, dialect: Dialect) {
+    let form = match name.rsplit('.').next() {
+        Some("IntOrString") => Some("int-or-string"),
+        Some("Quantity") => Some(""),
+        _ => None,
+    };
+    if let (Some(form), Some(map)) = (form, schema.as_object_mut()) {
+        scalar(map, form, dialect);
+        return;
+    }
+    adapt(schema, dialect);
+}
+
+/// A string that may also be written as a number.
+fn scalar(map: &mut Map<String, Value>, form: &str, dialect: Dialect) {
+    map.shift_remove("x-kubernetes-int-or-string");
+    if dialect == Dialect::V2 {
+        map.insert("type".into(), "string".into());
+    } else {
+        let number = if form.is_empty() { "number" } else { "integer" };
+        map.insert("oneOf".into(), json!([{"type": "string"}, {"type": number}]));
+    }
+    if !form.is_empty() {
+        map.insert("format".into(), form.into());
+    }
+}
+
+/// In v3 a reference stands alone, so one with a description is wrapped; in v2 both may stand side by side.
+fn adapt(schema: &mut Value, dialect: Dialect) {
+    let Some(map) = schema.as_object_mut() else { return };
+    if dialect == Dialect::V3 && map.len() > 1 {
+        if let Some(reference) = map.shift_remove("$ref") {
+            map.insert("allOf".into(), json!([{"$ref": reference}]));
+        }
+    }
+    if let Some(properties) = map.get_mut("properties").and_then(Value::as_object_mut) {
+        properties.values_mut().for_each(|p| adapt(p, dialect));
+    }
+    for key in ["items", "additionalProperties"] {
+        if let Some(below) = map.get_mut(key) {
+            adapt(below, dialect);
+        }
+    }
+}
