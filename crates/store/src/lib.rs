@@ -1,7 +1,22 @@
 //! Revisions and watches over a durable log. Knows nothing of Kubernetes: keys are text, values are bytes.
 //!
 //! One store is one history: every write gets the next revision, a number that grows by at least one and never goes
-//! back, not over a restart and not over a crash. A write is answered only after it is durable.
+//! back, not over a restart and not over a crash. A write is answered, and seen by readers and watchers, only after it is
+//! durable.
+//!
+//! [`embedded::Embedded`] keeps its state in memory and its log on disk, [`memory::Memory`] is the same without the disk,
+//! [`faulty`] makes either of them fail on purpose.
+
+pub mod embedded;
+pub mod faulty;
+pub mod memory;
+
+mod engine;
+mod frame;
+mod log;
+mod snapshot;
+mod state;
+mod watch;
 
 use std::sync::Arc;
 

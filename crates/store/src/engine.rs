@@ -1,0 +1,288 @@
+//! The running store: readers look at the state in memory, writers send their wish to the one committer. The committer
+//! takes all waiting wishes, plans them, makes them durable with one sync, and only then shows and answers them.
+//!
+//! ```text
+//! put, delete ──▶ queue ──▶ committer: plan ─▶ journal (1 sync) ─▶ state, history ─▶ answer, wake watchers
+//! get, list, watch ◀───────────────────────────────────────────────────┘
+//! ```
+
+use std::{
+    io,
+    sync::{
+        Arc, PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::{FutureExt, future::BoxFuture};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+
+use crate::{
+    Entry, Error, Event, Expect, Page, Result, Rev, Store, Watch,
+    state::{State, Write},
+    watch::{self, Groups},
+};
+
+/// How many writes may wait for the committer; further writers wait their turn.
+const QUEUE: usize = 1024;
+/// How much one sync carries: bounds the memory of a commit and the wait of its first writer.
+const COMMIT_WRITES: usize = 512;
+const COMMIT_BYTES: usize = 8 << 20;
+/// The largest value. Far above what a Kubernetes object may have; a frame holds a full commit and one value more.
+const MAX_VALUE: usize = 64 << 20;
+const ANNOUNCE_EVERY: Duration = Duration::from_secs(1);
+
+/// Where commits become durable.
+pub(crate) trait Journal: Send + 'static {
+    /// All of the events or none of them.
+    fn append(&mut self, events: &[Event]) -> Result<()>;
+    /// Called after a commit is part of the state, to tidy up.
+    fn committed(&mut self, state: &State);
+}
+
+pub(crate) struct Shared {
+    state: RwLock<State>,
+    pub(crate) groups: Groups,
+    /// The revision of the last progress announcement.
+    announced: AtomicU64,
+    closed: AtomicBool,
+}
+
+impl Shared {
+    pub(crate) fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn announced(&self) -> Rev {
+        self.announced.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    fn announce(&self) {
+        self.announced.store(self.state().rev(), Ordering::Release);
+        self.groups.wake_all();
+    }
+
+    fn show(&self, events: Vec<Event>) {
+        let concerned = {
+            let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+            let concerned = self.groups.mark(&events);
+            events.into_iter().for_each(|event| state.apply(event));
+            concerned
+        };
+        concerned.iter().for_each(|group| group.wake());
+    }
+
+    fn compact(&self, rev: Rev) -> Result<()> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner).compact(rev)
+    }
+}
+
+struct Request {
+    write: Write,
+    answer: oneshot::Sender<Result<Event>>,
+}
+
+/// Ends when dropped: what was sent is committed first, watchers end with an error, the journal is closed.
+pub(crate) struct Engine {
+    shared: Arc<Shared>,
+    queue: Option<mpsc::Sender<Request>>,
+    committer: Option<JoinHandle<()>>,
+}
+
+impl Engine {
+    pub(crate) fn start(state: State, journal: impl Journal) -> io::Result<Self> {
+        let announced = AtomicU64::new(state.rev());
+        let state = RwLock::new(state);
+        let shared = Arc::new(Shared { state, groups: Groups::default(), announced, closed: AtomicBool::new(false) });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        let (queue, requests) = mpsc::channel(QUEUE);
+        let committer = Committer { shared: shared.clone(), journal, requests, next_announce: None, woken: 0 };
+        let committer =
+            std::thread::Builder::new().name("skiff-store".into()).spawn(move || runtime.block_on(committer.run()))?;
+        Ok(Engine { shared, queue: Some(queue), committer: Some(committer) })
+    }
+
+    async fn write(&self, key: &str, value: Option<Bytes>, expect: Expect) -> Result<Event> {
+        let size = value.as_ref().map_or(0, Bytes::len);
+        if size > MAX_VALUE {
+            let reason = format!("key {key}: a value of {size} bytes is over the limit of {MAX_VALUE}");
+            return Err(Error::Io { reason, fatal: false });
+        }
+        let stopped = || Error::Io { reason: "the store has stopped".into(), fatal: true };
+        let (answer, answered) = oneshot::channel();
+        let request = Request { write: Write { key: key.into(), value, expect }, answer };
+        let queue = self.queue.as_ref().ok_or_else(stopped)?;
+        queue.send(request).await.map_err(|_| stopped())?;
+        answered.await.map_err(|_| stopped())?
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        self.queue = None;
+        if let Some(committer) = self.committer.take()
+            && committer.join().is_err()
+        {
+            tracing::error!("the store's committer panicked");
+        }
+    }
+}
+
+impl Store for Engine {
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Entry>>> {
+        async move { Ok(self.shared.state().get(key).cloned()) }.boxed()
+    }
+
+    fn list<'a>(
+        &'a self,
+        prefix: &'a str,
+        after: Option<&'a str>,
+        limit: usize,
+        at: Option<Rev>,
+    ) -> BoxFuture<'a, Result<Page>> {
+        async move { self.shared.state().list(prefix, after, limit, at) }.boxed()
+    }
+
+    fn put<'a>(&'a self, key: &'a str, value: Bytes, expect: Expect) -> BoxFuture<'a, Result<Entry>> {
+        let written = self.write(key, Some(value), expect);
+        async move {
+            match written.await? {
+                Event::Put { entry, .. } => Ok(entry),
+                _ => unreachable!("a put is answered by a put"),
+            }
+        }
+        .boxed()
+    }
+
+    fn delete<'a>(&'a self, key: &'a str, expect: Expect) -> BoxFuture<'a, Result<(Rev, Entry)>> {
+        let written = self.write(key, None, expect);
+        async move {
+            match written.await? {
+                Event::Delete { rev, prev } => Ok((rev, prev)),
+                _ => unreachable!("a delete is answered by a delete"),
+            }
+        }
+        .boxed()
+    }
+
+    fn watch<'a>(&'a self, prefix: &'a str, after: Rev) -> BoxFuture<'a, Result<Watch>> {
+        async move { watch::watch(&self.shared, prefix, after) }.boxed()
+    }
+
+    fn revision<'a>(&'a self) -> BoxFuture<'a, Result<Rev>> {
+        async move { Ok(self.shared.state().rev()) }.boxed()
+    }
+
+    fn compact<'a>(&'a self, rev: Rev) -> BoxFuture<'a, Result<()>> {
+        async move { self.shared.compact(rev) }.boxed()
+    }
+}
+
+struct Committer<J> {
+    shared: Arc<Shared>,
+    journal: J,
+    requests: mpsc::Receiver<Request>,
+    /// Set while there are revisions that were not announced.
+    next_announce: Option<Instant>,
+    /// The revision at which all watchers were last woken.
+    woken: Rev,
+}
+
+impl<J: Journal> Committer<J> {
+    async fn run(mut self) {
+        let mut waiting = Vec::with_capacity(COMMIT_WRITES);
+        loop {
+            let announce_at = self.next_announce;
+            tokio::select! {
+                biased;
+                count = self.requests.recv_many(&mut waiting, COMMIT_WRITES) => match count {
+                    0 => break,
+                    _ => self.commit_all(&mut waiting),
+                },
+                () = sleep_until(announce_at) => {}
+            }
+            if self.next_announce.is_some_and(|at| at <= Instant::now()) {
+                self.next_announce = None;
+                self.shared.announce();
+            }
+        }
+        self.shared.closed.store(true, Ordering::Release);
+        self.shared.groups.wake_all();
+    }
+
+    fn commit_all(&mut self, waiting: &mut Vec<Request>) {
+        while !waiting.is_empty() {
+            let count = within_bytes(waiting);
+            let (writes, answers): (Vec<_>, Vec<_>) =
+                waiting.drain(..count).map(|request| (request.write, request.answer)).unzip();
+            let results = self.commit(&writes);
+            for (answer, result) in answers.into_iter().zip(results) {
+                // A writer that no longer waits has dropped its end; its write stands.
+                let _ = answer.send(result);
+            }
+        }
+    }
+
+    fn commit(&mut self, writes: &[Write]) -> Vec<Result<Event>> {
+        let (events, answers) = self.shared.state().plan(writes);
+        if events.is_empty() {
+            return answers;
+        }
+        if let Err(error) = self.journal.append(&events) {
+            tracing::error!("{error}");
+            return writes.iter().map(|_| Err(same(&error))).collect();
+        }
+        self.shared.show(events);
+        self.journal.committed(&self.shared.state());
+        self.next_announce.get_or_insert_with(|| Instant::now() + ANNOUNCE_EVERY);
+        self.wake_before_forgetting();
+        answers
+    }
+
+    /// Lets watchers of quiet keys move on before the history behind them goes.
+    fn wake_before_forgetting(&mut self) {
+        let (rev, kept) = {
+            let state = self.shared.state();
+            (state.rev(), state.history_len())
+        };
+        if rev.saturating_sub(self.woken) > kept / 4 {
+            self.woken = rev;
+            self.shared.groups.wake_all();
+        }
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// How many of the waiting writes go into one commit: at least one.
+fn within_bytes(waiting: &[Request]) -> usize {
+    let mut bytes = 0;
+    let fits = waiting.iter().take_while(|request| {
+        bytes += request.write.value.as_ref().map_or(0, Bytes::len);
+        bytes <= COMMIT_BYTES
+    });
+    fits.count().max(1)
+}
+
+/// The error of a commit, for each of its writers.
+fn same(error: &Error) -> Error {
+    match error {
+        Error::Io { reason, fatal } => Error::Io { reason: reason.clone(), fatal: *fatal },
+        other => Error::Io { reason: other.to_string(), fatal: false },
+    }
+}
