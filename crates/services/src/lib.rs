@@ -1,4 +1,5 @@
 //! What a Service means. Pure: the snapshot that proxy, DNS and explain share, endpoint choice, slices, allocation.
 
+pub mod choice;
 pub mod model;
 pub mod snapshot;
