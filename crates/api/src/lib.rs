@@ -2,9 +2,11 @@
 //!
 //! Pure: no I/O, no clock, no randomness. What varies comes in as an argument.
 
+pub mod defaults;
 pub mod discovery;
 pub mod field;
 pub mod identity;
+mod json;
 pub mod merge_keys;
 pub mod openapi;
 pub mod patch;
@@ -13,3 +15,4 @@ pub mod resources;
 pub mod schema;
 pub mod selector;
 pub mod status;
+pub mod strategy;
