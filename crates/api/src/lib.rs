@@ -2,11 +2,12 @@
 //!
 //! Pure: no I/O, no clock, no randomness. What varies comes in as an argument.
 
+mod json;
+
 pub mod defaults;
 pub mod discovery;
 pub mod field;
 pub mod identity;
-mod json;
 pub mod merge_keys;
 pub mod openapi;
 pub mod patch;
