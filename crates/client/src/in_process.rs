@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::{Request, Response};
-use http_body_util::combinators::BoxBody;
+use http_body_util::combinators::UnsyncBoxBody;
 use kube::client::Body;
 use skiff_api::identity::Identity;
 use tokio::runtime::Handle;
@@ -17,7 +17,7 @@ use tower::{BoxError, Service};
 
 /// What an API server in this process is to its clients: requests carry their [`Identity`] as an extension.
 pub type Handler =
-    Arc<dyn Fn(Request<Body>) -> BoxFuture<'static, Response<BoxBody<Bytes, BoxError>>> + Send + Sync + 'static>;
+    Arc<dyn Fn(Request<Body>) -> BoxFuture<'static, Response<UnsyncBoxBody<Bytes, BoxError>>> + Send + Sync + 'static>;
 
 /// Makes clients with identities of their own over one handler.
 #[derive(Clone)]
@@ -33,7 +33,7 @@ impl Clients {
     pub fn new<F, R>(server: Handle, handler: F) -> Self
     where
         F: Fn(Request<Body>) -> R + Send + Sync + 'static,
-        R: Future<Output = Response<BoxBody<Bytes, BoxError>>> + Send + 'static,
+        R: Future<Output = Response<UnsyncBoxBody<Bytes, BoxError>>> + Send + 'static,
     {
         Clients { handler: Arc::new(move |request| Box::pin(handler(request))), server }
     }
@@ -58,7 +58,7 @@ struct InProcess {
 }
 
 impl Service<Request<Body>> for InProcess {
-    type Response = Response<BoxBody<Bytes, BoxError>>;
+    type Response = Response<UnsyncBoxBody<Bytes, BoxError>>;
     type Error = BoxError;
     type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
 
