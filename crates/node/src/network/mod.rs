@@ -1,0 +1,272 @@
+//! The pod network of one node: a bridge with the first address of the node's pod range, a network namespace and a veth
+//! pair for each pod, routes to the other nodes' ranges.
+//!
+//! A pod's own address is a /32 and everything leaves by the gateway, also towards a pod beside it: what the proxy
+//! translated on the way out must come back through it, and on one Ethernet the answer would take the short cut.
+//!
+//! Namespaces with their links are made ahead of use ([`POOL`]), so a new pod only needs its address and routes.
+
+mod ipam;
+mod messages;
+mod namespace;
+mod netlink;
+pub mod routes;
+
+use std::{
+    fs, io,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use ipnet::IpNet;
+use rtnetlink::packet_route::{RouteNetlinkMessage, link::LinkAttribute};
+use serde::{Deserialize, Serialize};
+use tracing::warn;
+
+use self::{ipam::Ipam, namespace::Namespace, netlink::Netlink};
+
+pub const BRIDGE: &str = "skiff0";
+/// Namespaces that stand ready.
+const POOL: usize = 3;
+/// eth0 is the first device after lo in a fresh namespace; asked from the kernel, not assumed.
+const POD_DEVICE: &str = "eth0";
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Address(#[from] ipam::Error),
+    #[error(transparent)]
+    Namespace(#[from] namespace::Error),
+    #[error(transparent)]
+    Netlink(#[from] netlink::Error),
+    #[error("the device {0} is missing although it was just made")]
+    Missing(String),
+    #[error("{path}: {cause}")]
+    File { path: PathBuf, cause: io::Error },
+}
+
+/// What a pod has of the network; kept in the pod's record so that the next agent finds it again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attachment {
+    pub ip: IpAddr,
+    pub netns: PathBuf,
+    /// The host's end of the veth pair.
+    pub link: String,
+}
+
+#[derive(Debug)]
+struct Spare {
+    namespace: Namespace,
+    link: String,
+    device: u32,
+}
+
+#[derive(Debug)]
+struct Shared {
+    directory: PathBuf,
+    bridge: u32,
+    mtu: u32,
+    gateway: IpAddr,
+    ipam: Mutex<Ipam>,
+    node: Mutex<Netlink>,
+    spares: Mutex<Vec<Spare>>,
+}
+
+/// Cheap to clone; all methods block for about a millisecond and none waits for anything but the kernel.
+#[derive(Clone, Debug)]
+pub struct Network(Arc<Shared>);
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+fn sysctl(name: &str, value: &str) {
+    let path = Path::new("/proc/sys").join(name);
+    match fs::write(&path, value) {
+        Ok(()) => {}
+        // The module behind it is not loaded: there is nothing to switch.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => warn!("cannot set {} to {value}: {e}", path.display()),
+    }
+}
+
+impl Network {
+    /// Sets up the node's side in the namespace of the calling thread. `kept` are the attachments of pods that still run;
+    /// namespaces and links of any other pod are removed.
+    pub fn open(directory: PathBuf, pod_range: IpNet, kept: &[(String, Attachment)]) -> Result<Self, Error> {
+        let mut ipam = Ipam::new(pod_range)?;
+        for (owner, attachment) in kept {
+            ipam.keep(attachment.ip, owner);
+        }
+        fs::create_dir_all(&directory).map_err(|cause| Error::File { path: directory.clone(), cause })?;
+        sysctl("net/ipv4/ip_forward", "1");
+        sysctl("net/ipv4/conf/all/send_redirects", "0");
+        sysctl("net/ipv4/conf/default/send_redirects", "0");
+        let mut node = Netlink::open()?;
+        let mtu = 1500;
+        node.send(vec![messages::bridge(BRIDGE, bridge_mac(ipam.gateway()), mtu), messages::link_up(BRIDGE)])?;
+        sysctl("net/bridge/bridge-nf-call-iptables", "0");
+        sysctl("net/bridge/bridge-nf-call-ip6tables", "0");
+        let bridge = index_of(&mut node, BRIDGE)?;
+        node.send(vec![messages::address(bridge, ipam.gateway(), ipam.prefix())])?;
+        let gateway = ipam.gateway();
+        let shared = Shared {
+            directory,
+            bridge,
+            mtu,
+            gateway,
+            ipam: Mutex::new(ipam),
+            node: Mutex::new(node),
+            spares: Mutex::default(),
+        };
+        let network = Network(Arc::new(shared));
+        network.sweep(kept)?;
+        Ok(network)
+    }
+
+    pub fn gateway(&self) -> IpAddr {
+        self.0.gateway
+    }
+
+    /// A pod's namespace with its address and routes.
+    pub fn attach(&self, owner: &str) -> Result<Attachment, Error> {
+        let spare = lock(&self.0.spares).pop();
+        let mut spare = match spare {
+            Some(spare) => spare,
+            None => self.0.make()?,
+        };
+        let ip = lock(&self.0.ipam).allocate(owner).inspect_err(|_| self.0.discard(&spare))?;
+        let gateway = self.0.gateway;
+        let whole = if ip.is_ipv4() { 32 } else { 128 };
+        let configured = spare.namespace.inside.send(vec![
+            messages::address(spare.device, ip, whole),
+            messages::link_route(spare.device, gateway),
+            messages::default_route(spare.device, gateway),
+        ]);
+        if let Err(e) = configured {
+            lock(&self.0.ipam).release(owner);
+            self.0.discard(&spare);
+            return Err(e.into());
+        }
+        Ok(Attachment { ip, netns: spare.namespace.path, link: spare.link })
+    }
+
+    /// Takes a pod off the network. Goes on over errors and reports the first.
+    pub fn detach(&self, owner: &str, attachment: &Attachment) -> Result<(), Error> {
+        let link = self.0.delete_link(&attachment.link);
+        let removed =
+            namespace::remove(&attachment.netns).map_err(|cause| Error::File { path: attachment.netns.clone(), cause });
+        lock(&self.0.ipam).release(owner);
+        link.and(removed)
+    }
+
+    /// Fills the pool. Meant for a thread of its own, which must be in the node's namespace.
+    pub fn fill(&self) -> Result<(), Error> {
+        while lock(&self.0.spares).len() < POOL {
+            let spare = self.0.make()?;
+            lock(&self.0.spares).push(spare);
+        }
+        Ok(())
+    }
+
+    /// Removes what stands ready; pods keep theirs.
+    pub fn close(&self) {
+        for spare in lock(&self.0.spares).drain(..) {
+            self.0.discard(&spare);
+        }
+    }
+
+    fn sweep(&self, kept: &[(String, Attachment)]) -> Result<(), Error> {
+        let known = |link: &str| kept.iter().any(|(_, a)| a.link == link);
+        for (name, controller) in links(&mut lock(&self.0.node))? {
+            if controller == Some(self.0.bridge) && !known(&name) {
+                self.0.delete_link(&name)?;
+            }
+        }
+        let directory = &self.0.directory;
+        let file = |cause| Error::File { path: directory.clone(), cause };
+        for entry in fs::read_dir(directory).map_err(file)? {
+            let path = entry.map_err(file)?.path();
+            if !kept.iter().any(|(_, a)| a.netns == path) {
+                namespace::remove(&path).map_err(|cause| Error::File { path, cause })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn make(&self) -> Result<Spare, Error> {
+        let id = uuid::Uuid::new_v4().simple().to_string();
+        let link = format!("skiff{}", &id[..8]);
+        let mut namespace = Namespace::create(self.directory.join(&id))?;
+        let request = messages::veth(&link, namespace.fd(), self.bridge, self.mtu);
+        let made = lock(&self.node).send(vec![request]).map_err(Error::from);
+        match made.and_then(|()| index_of(&mut namespace.inside, POD_DEVICE)) {
+            Ok(device) => Ok(Spare { namespace, link, device }),
+            Err(e) => {
+                let _ = namespace::remove(&namespace.path);
+                Err(e)
+            }
+        }
+    }
+
+    /// Best effort: what cannot be removed now is swept by the next start.
+    fn discard(&self, spare: &Spare) {
+        if let Err(e) = self.delete_link(&spare.link) {
+            warn!("{e}");
+        }
+        if let Err(e) = namespace::remove(&spare.namespace.path) {
+            warn!("{}: {e}", spare.namespace.path.display());
+        }
+    }
+
+    fn delete_link(&self, name: &str) -> Result<(), Error> {
+        const ENODEV: i32 = 19;
+        match lock(&self.node).send(vec![messages::delete_link(name)]) {
+            Err(e) if !e.is(ENODEV) => Err(e.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Locally administered, made from the gateway's address.
+fn bridge_mac(gateway: IpAddr) -> [u8; 6] {
+    let tail = match gateway {
+        IpAddr::V4(a) => a.octets(),
+        IpAddr::V6(a) => {
+            let o = a.octets();
+            [o[12], o[13], o[14], o[15]]
+        }
+    };
+    [0x0a, 0x58, tail[0], tail[1], tail[2], tail[3]]
+}
+
+/// Name and controller (the bridge it is in) of every device, with index.
+fn devices(netlink: &mut Netlink) -> Result<Vec<(u32, String, Option<u32>)>, Error> {
+    let mut found = vec![];
+    for message in netlink.dump(messages::all_links())? {
+        let RouteNetlinkMessage::NewLink(link) = message else { continue };
+        let mut name = None;
+        let mut controller = None;
+        for attribute in link.attributes {
+            match attribute {
+                LinkAttribute::IfName(n) => name = Some(n),
+                LinkAttribute::Controller(c) => controller = Some(c),
+                _ => {}
+            }
+        }
+        found.extend(name.map(|n| (link.header.index, n, controller)));
+    }
+    Ok(found)
+}
+
+fn links(netlink: &mut Netlink) -> Result<Vec<(String, Option<u32>)>, Error> {
+    Ok(devices(netlink)?.into_iter().map(|(_, name, controller)| (name, controller)).collect())
+}
+
+fn index_of(netlink: &mut Netlink, name: &str) -> Result<u32, Error> {
+    let all = devices(netlink)?;
+    all.into_iter().find(|(_, n, _)| n == name).map(|(i, ..)| i).ok_or_else(|| Error::Missing(name.into()))
+}

@@ -1,0 +1,292 @@
+//! A container's environment. Pure: the objects that it draws on are given.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVarSource, Pod, ResourceFieldSelector, Secret, Service};
+
+use super::quantity;
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Error {
+    #[error("{kind} \"{name}\" not found")]
+    Missing { kind: &'static str, name: String },
+    #[error("couldn't find key {key} in {kind} {namespace}/{name}")]
+    Key { kind: &'static str, key: String, namespace: String, name: String },
+    #[error("environment variable {variable}: unsupported field path {path:?}")]
+    Field { variable: String, path: String },
+    #[error("environment variable {variable}: unsupported resource {resource:?}")]
+    Resource { variable: String, resource: String },
+}
+
+/// ConfigMaps and Secrets by name; what does not exist is not in it.
+#[derive(Clone, Debug, Default)]
+pub struct Objects {
+    pub config_maps: BTreeMap<String, ConfigMap>,
+    pub secrets: BTreeMap<String, Secret>,
+}
+
+/// Everything around the container.
+#[derive(Clone, Copy, Debug)]
+pub struct Around<'a> {
+    pub pod: &'a Pod,
+    pub pod_ip: Option<IpAddr>,
+    pub node_ip: IpAddr,
+    pub objects: &'a Objects,
+    /// What resourceFieldRef falls back to without a limit.
+    pub node_cpu_milli: i128,
+    pub node_memory: i128,
+}
+
+/// Names of the ConfigMaps and Secrets that a container's environment mentions.
+pub fn references(container: &Container) -> (Vec<String>, Vec<String>) {
+    let mut maps = vec![];
+    let mut secrets = vec![];
+    for from in container.env_from.iter().flatten() {
+        maps.extend(from.config_map_ref.as_ref().map(|r| r.name.clone()));
+        secrets.extend(from.secret_ref.as_ref().map(|r| r.name.clone()));
+    }
+    for from in container.env.iter().flatten().filter_map(|e| e.value_from.as_ref()) {
+        maps.extend(from.config_map_key_ref.as_ref().map(|r| r.name.clone()));
+        secrets.extend(from.secret_key_ref.as_ref().map(|r| r.name.clone()));
+    }
+    (maps, secrets)
+}
+
+/// Name and value in the order of their making; `services` come last and never override.
+pub fn environment(
+    container: &Container,
+    services: &BTreeMap<String, String>,
+    around: Around<'_>,
+) -> Result<Vec<(String, String)>, Error> {
+    let mut list: Vec<(String, String)> = vec![];
+    let mut known: BTreeMap<String, String> = BTreeMap::new();
+    for (name, value) in from_objects(container, around)? {
+        set(&mut list, &mut known, name, value);
+    }
+    for variable in container.env.iter().flatten() {
+        let value = match (&variable.value, &variable.value_from) {
+            (Some(text), _) if !text.is_empty() => {
+                Some(expand(text, |name| known.get(name).or_else(|| services.get(name)).cloned()))
+            }
+            (_, Some(source)) => from_source(&variable.name, container, source, around)?,
+            _ => Some(String::new()),
+        };
+        if let Some(value) = value {
+            set(&mut list, &mut known, variable.name.clone(), value);
+        }
+    }
+    for (name, value) in services {
+        if !known.contains_key(name) {
+            list.push((name.clone(), value.clone()));
+        }
+    }
+    Ok(list)
+}
+
+fn set(list: &mut Vec<(String, String)>, known: &mut BTreeMap<String, String>, name: String, value: String) {
+    list.retain(|(n, _)| *n != name);
+    known.insert(name.clone(), value.clone());
+    list.push((name, value));
+}
+
+/// `$(NAME)` becomes its value when there is one, `$$` a dollar sign; everything else stays.
+pub fn expand(text: &str, value: impl Fn(&str) -> Option<String>) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        out.push_str(&rest[..at]);
+        let tail = &rest[at + 1..];
+        if let Some(after) = tail.strip_prefix('$') {
+            out.push('$');
+            rest = after;
+        } else if let Some((name, after)) = tail.strip_prefix('(').and_then(|t| t.split_once(')')) {
+            out.push_str(&value(name).unwrap_or_else(|| format!("$({name})")));
+            rest = after;
+        } else {
+            out.push('$');
+            rest = tail;
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+fn from_objects(container: &Container, around: Around<'_>) -> Result<Vec<(String, String)>, Error> {
+    let mut found = vec![];
+    for from in container.env_from.iter().flatten() {
+        let prefix = from.prefix.as_deref().unwrap_or_default();
+        let data = if let Some(r) = &from.config_map_ref {
+            let map = around.objects.config_maps.get(&r.name);
+            required(map, "configmap", &r.name, r.optional)?.and_then(|m| m.data.clone()).unwrap_or_default()
+        } else if let Some(r) = &from.secret_ref {
+            let secret = around.objects.secrets.get(&r.name);
+            required(secret, "secret", &r.name, r.optional)?.map(secret_texts).unwrap_or_default()
+        } else {
+            continue;
+        };
+        found.extend(data.into_iter().map(|(k, v)| (format!("{prefix}{k}"), v)));
+    }
+    Ok(found)
+}
+
+fn secret_texts(secret: &Secret) -> BTreeMap<String, String> {
+    let data = secret.data.iter().flatten();
+    data.map(|(k, v)| (k.clone(), String::from_utf8_lossy(&v.0).into_owned())).collect()
+}
+
+fn required<'a, T>(
+    object: Option<&'a T>,
+    kind: &'static str,
+    name: &str,
+    optional: Option<bool>,
+) -> Result<Option<&'a T>, Error> {
+    match object {
+        None if optional != Some(true) => Err(Error::Missing { kind, name: name.into() }),
+        other => Ok(other),
+    }
+}
+
+fn from_source(
+    variable: &str,
+    container: &Container,
+    source: &EnvVarSource,
+    around: Around<'_>,
+) -> Result<Option<String>, Error> {
+    let namespace = || around.pod.metadata.namespace.clone().unwrap_or_default();
+    let missing =
+        |kind, key: &str, name: &str| Error::Key { kind, key: key.into(), namespace: namespace(), name: name.into() };
+    if let Some(field) = &source.field_ref {
+        let unsupported = || Error::Field { variable: variable.into(), path: field.field_path.clone() };
+        return pod_field(&field.field_path, around).map(Some).ok_or_else(unsupported);
+    }
+    if let Some(r) = &source.config_map_key_ref {
+        let map = required(around.objects.config_maps.get(&r.name), "configmap", &r.name, r.optional)?;
+        let value = map.and_then(|m| m.data.as_ref()).and_then(|d| d.get(&r.key)).cloned();
+        return if value.is_none() && r.optional != Some(true) {
+            Err(missing("ConfigMap", &r.key, &r.name))
+        } else {
+            Ok(value)
+        };
+    }
+    if let Some(r) = &source.secret_key_ref {
+        let secret = required(around.objects.secrets.get(&r.name), "secret", &r.name, r.optional)?;
+        let value = secret.and_then(|s| secret_texts(s).remove(&r.key));
+        return if value.is_none() && r.optional != Some(true) {
+            Err(missing("Secret", &r.key, &r.name))
+        } else {
+            Ok(value)
+        };
+    }
+    let Some(field) = &source.resource_field_ref else { return Ok(Some(String::new())) };
+    let unsupported = || Error::Resource { variable: variable.into(), resource: field.resource.clone() };
+    resource_field(container, field, around).map(Some).ok_or_else(unsupported)
+}
+
+/// A field of the pod by its path, as the downward API offers them.
+pub fn pod_field(path: &str, around: Around<'_>) -> Option<String> {
+    let meta = &around.pod.metadata;
+    let spec = around.pod.spec.as_ref();
+    let ip = || around.pod_ip.map(|i| i.to_string()).unwrap_or_default();
+    Some(match path {
+        "metadata.name" => meta.name.clone().unwrap_or_default(),
+        "metadata.namespace" => meta.namespace.clone().unwrap_or_default(),
+        "metadata.uid" => meta.uid.clone().unwrap_or_default(),
+        "metadata.labels" => quoted(meta.labels.as_ref()),
+        "metadata.annotations" => quoted(meta.annotations.as_ref()),
+        "spec.nodeName" => spec.and_then(|s| s.node_name.clone()).unwrap_or_default(),
+        "spec.serviceAccountName" => spec.and_then(|s| s.service_account_name.clone()).unwrap_or_default(),
+        "status.hostIP" | "status.hostIPs" => around.node_ip.to_string(),
+        "status.podIP" | "status.podIPs" => ip(),
+        _ => {
+            let key = |kind: &str| path.strip_prefix(kind)?.strip_suffix("']");
+            match (key("metadata.labels['"), key("metadata.annotations['")) {
+                (Some(k), _) => meta.labels.as_ref().and_then(|l| l.get(k)).cloned().unwrap_or_default(),
+                (_, Some(k)) => meta.annotations.as_ref().and_then(|a| a.get(k)).cloned().unwrap_or_default(),
+                _ => return None,
+            }
+        }
+    })
+}
+
+fn quoted(map: Option<&BTreeMap<String, String>>) -> String {
+    let lines: Vec<_> = map.into_iter().flatten().map(|(k, v)| format!("{k}={v:?}")).collect();
+    lines.join("\n")
+}
+
+/// A request or limit in units of the divisor, rounded up.
+pub fn resource_field(container: &Container, field: &ResourceFieldSelector, around: Around<'_>) -> Option<String> {
+    let (which, resource) = field.resource.split_once('.')?;
+    let resources = container.resources.clone().unwrap_or_default();
+    let quantity = match which {
+        "limits" => resources.limits.and_then(|l| l.get(resource).cloned()),
+        "requests" => resources.requests.and_then(|r| r.get(resource).cloned()),
+        _ => return None,
+    };
+    let value = match (quantity, which, resource) {
+        (Some(q), ..) => quantity::milli(&q.0)?,
+        (None, "limits", "cpu") => around.node_cpu_milli,
+        (None, "limits", "memory") => around.node_memory * 1000,
+        (None, _, "cpu" | "memory" | "ephemeral-storage") => 0,
+        _ => return None,
+    };
+    let divisor = field.divisor.as_ref().and_then(|d| quantity::milli(&d.0)).filter(|d| *d > 0).unwrap_or(1000);
+    Some((value.div_euclid(divisor) + i128::from(value.rem_euclid(divisor) != 0)).to_string())
+}
+
+/// The variables of the Services a pod may see at its start: those of its namespace unless it declines them, and always
+/// the API server's.
+pub fn service_variables<'a>(
+    services: impl IntoIterator<Item = &'a Service>,
+    namespace: &str,
+    links: bool,
+) -> BTreeMap<String, String> {
+    let mut variables = BTreeMap::new();
+    let mut own = vec![];
+    for service in services {
+        let meta = &service.metadata;
+        let here = meta.namespace.as_deref() == Some(namespace) && links;
+        let master = meta.namespace.as_deref() == Some("default") && meta.name.as_deref() == Some("kubernetes");
+        if here {
+            own.push(service);
+        } else if master {
+            one_service(service, &mut variables);
+        }
+    }
+    // A Service of the namespace wins over the API server's of the same name.
+    own.into_iter().for_each(|s| one_service(s, &mut variables));
+    variables
+}
+
+fn one_service(service: &Service, variables: &mut BTreeMap<String, String>) {
+    let Some(spec) = &service.spec else { return };
+    let ip = spec.cluster_ip.as_deref().unwrap_or_default();
+    let ports = spec.ports.as_deref().unwrap_or_default();
+    if ip.is_empty() || ip == "None" || ports.is_empty() || spec.type_.as_deref() == Some("ExternalName") {
+        return;
+    }
+    let prefix = upper(service.metadata.name.as_deref().unwrap_or_default());
+    let host = if ip.contains(':') { format!("[{ip}]") } else { ip.to_string() };
+    let mut put = |name: String, value: String| variables.insert(name, value);
+    put(format!("{prefix}_SERVICE_HOST"), ip.into());
+    put(format!("{prefix}_SERVICE_PORT"), ports[0].port.to_string());
+    for (index, port) in ports.iter().enumerate() {
+        let number = port.port;
+        let protocol = port.protocol.as_deref().unwrap_or("TCP");
+        let url = format!("{}://{host}:{number}", protocol.to_lowercase());
+        if let Some(name) = port.name.as_deref().filter(|n| !n.is_empty()) {
+            put(format!("{prefix}_SERVICE_PORT_{}", upper(name)), number.to_string());
+        }
+        if index == 0 {
+            put(format!("{prefix}_PORT"), url.clone());
+        }
+        let long = format!("{prefix}_PORT_{number}_{}", protocol.to_uppercase());
+        put(long.clone(), url);
+        put(format!("{long}_PROTO"), protocol.to_lowercase());
+        put(format!("{long}_PORT"), number.to_string());
+        put(format!("{long}_ADDR"), ip.into());
+    }
+}
+
+fn upper(name: &str) -> String {
+    name.to_uppercase().replace('-', "_")
+}
