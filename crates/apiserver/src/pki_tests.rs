@@ -1,0 +1,90 @@
+use std::os::unix::fs::PermissionsExt;
+
+use super::*;
+
+fn names() -> Vec<String> {
+    ["localhost", "127.0.0.1", "::1", "kubernetes.default.svc"].map(String::from).to_vec()
+}
+
+#[test]
+fn everything_is_made_once_and_kept() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let dir = dir.path().join("pki");
+    let one = Pki::load_or_create(&dir, &names()).expect("made");
+    let two = Pki::load_or_create(&dir, &names()).expect("loaded");
+    let parts = |pki: &Pki| {
+        let node = pki.node("n1", &["172.30.0.11".into()]).expect("made");
+        let pems = [pki.ca_pem(), &pki.serving.key, &pki.admin.certificate, &pki.service_account_key, &node.client.key];
+        pems.map(String::from)
+    };
+    assert_eq!(parts(&one), parts(&two));
+    for entry in fs::read_dir(&dir).expect("a directory") {
+        let entry = entry.expect("an entry");
+        let mode = entry.metadata().expect("a file").permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{:?}", entry.path());
+    }
+    assert_eq!(fs::metadata(&dir).expect("a directory").permissions().mode() & 0o777, 0o700);
+}
+
+#[test]
+fn other_names_renew_the_serving_certificate_only() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let one = Pki::load_or_create(dir.path(), &names()).expect("made");
+    let two = Pki::load_or_create(dir.path(), &["localhost".into()]).expect("made");
+    assert!(one.serving != two.serving);
+    assert!(one.admin == two.admin && one.ca == two.ca);
+    assert_eq!(examine(&two.serving.certificate).expect("readable").names, ["localhost"]);
+}
+
+#[test]
+fn a_new_authority_signs_everything_anew() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let one = Pki::load_or_create(dir.path(), &names()).expect("made");
+    fs::remove_file(dir.path().join("ca.crt")).expect("removed");
+    let two = Pki::load_or_create(dir.path(), &names()).expect("made");
+    assert!(one.ca != two.ca && one.admin != two.admin && one.serving != two.serving);
+    assert_eq!(one.service_account_key, two.service_account_key);
+}
+
+#[test]
+fn damage_is_named() {
+    let dir = tempfile::tempdir().expect("a directory");
+    Pki::load_or_create(dir.path(), &names()).expect("made");
+    fs::write(dir.path().join("admin.crt"), "nonsense").expect("written");
+    Pki::load_or_create(dir.path(), &names()).expect("made anew, since the authority can");
+    fs::write(dir.path().join("ca.key"), "nonsense").expect("written");
+    let error = Pki::load_or_create(dir.path(), &names()).err().expect("refused").to_string();
+    assert!(error.contains("ca.key cannot be used"), "{error}");
+}
+
+/// A handshake between the API server's certificate and a client's, through rustls alone.
+#[test]
+fn client_and_server_trust_each_other() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let pki = Pki::load_or_create(dir.path(), &names()).expect("made");
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(pki.ca_pem().as_bytes()).expect("PEM")).expect("a root");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder = builder.expect("versions").with_root_certificates(roots);
+    let admin = pki.admin();
+    let config = builder.with_client_auth_cert(admin.chain().expect("PEM"), admin.private_key().expect("PEM"));
+    let config = Arc::new(config.expect("a client"));
+    for name in ["localhost", "127.0.0.1", "kubernetes.default.svc"] {
+        let name = name.try_into().expect("a name");
+        let mut client = rustls::ClientConnection::new(config.clone(), name).expect("a client");
+        let server_config = Arc::new(pki.server_config().expect("a server"));
+        let mut server = rustls::ServerConnection::new(server_config).expect("a server");
+        while client.is_handshaking() || server.is_handshaking() {
+            let mut wire = Vec::new();
+            client.write_tls(&mut wire).expect("written");
+            server.read_tls(&mut wire.as_slice()).expect("read");
+            server.process_new_packets().expect("the server trusts the client");
+            wire.clear();
+            server.write_tls(&mut wire).expect("written");
+            client.read_tls(&mut wire.as_slice()).expect("read");
+            client.process_new_packets().expect("the client trusts the server");
+        }
+        assert_eq!(server.peer_certificates().map(<[_]>::len), Some(1));
+    }
+}
