@@ -1,1 +1,99 @@
-//! The controllers: each a pure plan and a run.
+//! The controllers and the scheduler: each a pure `plan` and a `run` that observes through shared caches, plans, and
+//! writes under an identity of its own. All are level-triggered: a plan starts from what there is, never from what
+//! happened, so a crash or a lost event costs time and nothing else.
+
+mod context;
+mod deployment;
+mod endpoints;
+mod endpointslice;
+#[cfg(test)]
+mod fixture;
+mod mirroring;
+mod nodeipam;
+mod object;
+mod replicaset;
+mod scheduler;
+
+use std::{future::Future, net::IpAddr, pin::Pin, sync::Arc};
+
+use skiff_client::life::{Ready, Stop};
+use tokio::task::JoinSet;
+
+use crate::context::Context;
+
+/// Gives the client of an identity: a ServiceAccount's name in kube-system, or a component such as
+/// `system:kube-scheduler`.
+pub type Clients = Arc<dyn Fn(&str) -> kube::Client + Send + Sync>;
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Pods get their addresses from here, each node a range of `node_mask` bits.
+    pub cluster_cidr: ipnet::IpNet,
+    pub node_mask: u8,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("controller {0} ended by itself, which it must not: this is a bug; the process should be restarted")]
+    Ended(&'static str),
+    #[error(
+        "node mask /{mask} does not fit into the cluster's pod range {range}: choose a mask from /{at_least} to /{most}"
+    )]
+    Mask { mask: u8, range: ipnet::IpNet, at_least: u8, most: u8 },
+}
+
+/// What a controller's `start` returns: it has taken its caches, and runs until told to stop.
+pub(crate) type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Runs every controller until told to stop. Ready once every cache has its first list.
+pub async fn run(config: Config, clients: Clients, ready: Ready, stop: Stop) -> Result<(), Error> {
+    check(&config)?;
+    let cx = Arc::new(Context::new(config, clients, stop.clone()));
+    let mut tasks = JoinSet::new();
+    for (name, job) in jobs(&cx) {
+        tasks.spawn(async move {
+            job.await;
+            name
+        });
+    }
+    tokio::select! {
+        () = report(&cx, ready, &stop) => {}
+        Some(ended) = tasks.join_next() => {
+            if !stop.is_cancelled() {
+                return Err(Error::Ended(ended.unwrap_or("(it panicked)")));
+            }
+        }
+    }
+    while tasks.join_next().await.is_some() {}
+    Ok(())
+}
+
+fn jobs(cx: &Arc<Context>) -> Vec<(&'static str, Job)> {
+    vec![
+        ("replicaset", replicaset::run::start(cx)),
+        ("deployment", deployment::run::start(cx)),
+        ("scheduler", scheduler::run::start(cx)),
+        ("endpoints", endpoints::run::start(cx)),
+        ("endpointslice", endpointslice::run::start(cx)),
+        ("endpointslicemirroring", mirroring::run::start(cx)),
+        ("nodeipam", nodeipam::run::start(cx)),
+    ]
+}
+
+async fn report(cx: &Context, ready: Ready, stop: &Stop) {
+    cx.synced().await;
+    ready.set();
+    stop.cancelled().await;
+}
+
+fn check(config: &Config) -> Result<(), Error> {
+    let range = config.cluster_cidr;
+    let most = match range.addr() {
+        IpAddr::V4(_) => 30,
+        IpAddr::V6(_) => 126,
+    };
+    if config.node_mask < range.prefix_len() || config.node_mask > most {
+        return Err(Error::Mask { mask: config.node_mask, range, at_least: range.prefix_len(), most });
+    }
+    Ok(())
+}

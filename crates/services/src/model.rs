@@ -187,7 +187,12 @@ impl Service {
             (_, one) => ips(one),
         };
         let timeout = || {
-            spec.session_affinity_config.as_ref()?.client_ip.as_ref()?.timeout_seconds.and_then(|s| u32::try_from(s).ok())
+            spec.session_affinity_config
+                .as_ref()?
+                .client_ip
+                .as_ref()?
+                .timeout_seconds
+                .and_then(|s| u32::try_from(s).ok())
         };
         Some(Service {
             key,
@@ -260,7 +265,12 @@ impl Slice {
             service: ServiceKey::new(namespace, service),
             ipv6,
             ports: ports.collect(),
-            endpoints: object.endpoints.iter().flatten().filter_map(|e| Endpoint::from_api(e, namespace, ipv6)).collect(),
+            endpoints: object
+                .endpoints
+                .iter()
+                .flatten()
+                .filter_map(|e| Endpoint::from_api(e, namespace, ipv6))
+                .collect(),
             trigger_time: annotation(ANNOTATION_TRIGGER_TIME),
         })
     }

@@ -105,8 +105,12 @@ impl Snapshot {
         keep_service: impl Fn(&ServiceKey) -> bool,
         keep_slice: impl Fn(&str, &str) -> bool,
     ) -> BTreeSet<ServiceKey> {
-        let gone: Vec<ServiceKey> =
-            self.entries.iter().filter(|(k, e)| e.service.is_some() && !keep_service(k)).map(|(k, _)| k.clone()).collect();
+        let gone: Vec<ServiceKey> = self
+            .entries
+            .iter()
+            .filter(|(k, e)| e.service.is_some() && !keep_service(k))
+            .map(|(k, _)| k.clone())
+            .collect();
         let mut dirty: BTreeSet<ServiceKey> = gone.iter().filter_map(|k| self.remove_service(k)).collect();
         let stale: Vec<_> = self.slice_home.keys().filter(|(ns, name)| !keep_slice(ns, name)).cloned().collect();
         dirty.extend(stale.iter().filter_map(|(ns, name)| self.remove_slice(ns, name)));

@@ -1,0 +1,208 @@
+//! Carries out what [`super::plan`] decides.
+
+use std::sync::Arc;
+
+use futures::future::join_all;
+use k8s_openapi::{
+    api::{apps::v1::ReplicaSet, core::v1::Pod},
+    jiff::Timestamp,
+};
+use kube::{
+    Api, Client, Error,
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+};
+use serde_json::json;
+use skiff_client::{
+    cache::{Cache, Key},
+    events::Recorder,
+    reconcile::{self, Done, Queue},
+};
+
+use super::plan::{self, Failure, Plan};
+use crate::{
+    Job,
+    context::{Context, on_self},
+    object::{self, controller_of, controller_ref, is_namespace_ending, is_not_found, labels, name, namespace, uid},
+};
+
+const IDENTITY: &str = "replicaset-controller";
+const PARALLEL: usize = 8;
+/// Creations begin with one pod and double, so that a pod that cannot be made is not tried hundreds of times.
+const FIRST_BATCH: usize = 1;
+
+struct Controller {
+    client: Client,
+    sets: Arc<Cache<ReplicaSet>>,
+    pods: Arc<Cache<Pod>>,
+    events: Recorder,
+}
+
+pub(crate) fn start(cx: &Arc<Context>) -> Job {
+    let queue = Queue::new();
+    let me = Controller {
+        client: cx.client(IDENTITY),
+        sets: cx.cache(),
+        pods: cx.cache(),
+        events: cx.recorder(IDENTITY, IDENTITY),
+    };
+    on_self(&me.sets, &queue);
+    me.on_pods(&queue);
+    let cx = cx.clone();
+    Box::pin(async move {
+        cx.synced().await;
+        reconcile::run("replicaset", queue, PARALLEL, cx.stop.clone(), |key| me.reconcile(key)).await;
+    })
+}
+
+impl Controller {
+    /// A pod concerns the set that controls it, before or after the change; an orphan every set that would take it.
+    fn on_pods(&self, queue: &Arc<Queue>) {
+        let (queue, sets) = (queue.clone(), self.sets.clone());
+        self.pods.subscribe(move |old, new| {
+            for pod in old.into_iter().chain(new) {
+                match controller_of(&pod.metadata) {
+                    Some(owner) if owner.kind == "ReplicaSet" => {
+                        queue.add(Key::new(namespace(&pod.metadata), &owner.name));
+                    }
+                    Some(_) => {}
+                    None => takers(&sets, pod).for_each(|key| queue.add(key)),
+                }
+            }
+        });
+    }
+
+    async fn reconcile(&self, key: Key) -> Result<Done, Error> {
+        let Some(set) = self.sets.get(&key) else { return Ok(Done::Settled) };
+        let now = Timestamp::now();
+        let plan = plan::plan(&set, &self.pods.namespace(&key.namespace), now);
+        self.claim(&set, &plan).await?;
+        let outcome = self.apply(&set, &plan).await;
+        if let Err(error) = &outcome
+            && is_namespace_ending(error)
+        {
+            return Ok(Done::Settled);
+        }
+        let failure = outcome.as_ref().err().map(|e| failure(&plan, e));
+        let seen = plan::plan(&set, &self.pods.namespace(&key.namespace), now).owned;
+        let wait = self.write_status(&set, &seen, failure.as_ref(), now).await?;
+        outcome.map(|()| wait)
+    }
+
+    async fn claim(&self, set: &ReplicaSet, plan: &Plan) -> Result<(), Error> {
+        let api = self.pods_of(set);
+        for pod in &plan.adopt {
+            let owners = json!([controller_ref(set)]);
+            let patch = json!({"metadata": {"ownerReferences": owners, "uid": pod.metadata.uid}});
+            let adopted = api.patch(name(&pod.metadata), &PatchParams::default(), &Patch::Strategic(patch)).await?;
+            self.pods.put(adopted);
+        }
+        for pod in &plan.release {
+            let owners = json!([{"$patch": "delete", "uid": uid(&set.metadata)}]);
+            let patch = json!({"metadata": {"ownerReferences": owners, "uid": pod.metadata.uid}});
+            match api.patch(name(&pod.metadata), &PatchParams::default(), &Patch::Strategic(patch)).await {
+                Ok(released) => self.pods.put(released),
+                Err(error) if is_not_found(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn apply(&self, set: &ReplicaSet, plan: &Plan) -> Result<(), Error> {
+        let (mut left, mut batch) = (plan.create, FIRST_BATCH);
+        while left > 0 {
+            let made = join_all((0..batch.min(left)).map(|_| self.create(set))).await;
+            made.into_iter().collect::<Result<(), Error>>()?;
+            left -= batch.min(left);
+            batch *= 2;
+        }
+        let deleted = join_all(plan.delete.iter().map(|pod| self.delete(set, pod))).await;
+        deleted.into_iter().collect()
+    }
+
+    async fn create(&self, set: &ReplicaSet) -> Result<(), Error> {
+        let template = set.spec.as_ref().and_then(|s| s.template.clone()).unwrap_or_default();
+        let pod = object::pod_from(&template, &set.metadata, controller_ref(set));
+        match self.pods_of(set).create(&PostParams::default(), &pod).await {
+            Ok(pod) => {
+                self.events.normal(set, "SuccessfulCreate", format!("Created pod: {}", name(&pod.metadata)));
+                self.pods.put(pod);
+                Ok(())
+            }
+            Err(error) => {
+                if !is_namespace_ending(&error) {
+                    self.events.warning(set, "FailedCreate", format!("Error creating: {}", text(&error)));
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn delete(&self, set: &ReplicaSet, pod: &Pod) -> Result<(), Error> {
+        let same = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
+        let params = DeleteParams { preconditions: Some(same), ..Default::default() };
+        match self.pods_of(set).delete(name(&pod.metadata), &params).await {
+            Ok(answer) => {
+                self.events.normal(set, "SuccessfulDelete", format!("Deleted pod: {}", name(&pod.metadata)));
+                match answer.left().filter(|p| object::is_deleted(&p.metadata)) {
+                    Some(ending) => self.pods.put(ending),
+                    None => self.pods.remove(&Key::of(pod), uid(&pod.metadata)),
+                }
+                Ok(())
+            }
+            Err(error) if is_not_found(&error) => {
+                self.pods.remove(&Key::of(pod), uid(&pod.metadata));
+                Ok(())
+            }
+            Err(error) => {
+                self.events.warning(set, "FailedDelete", format!("Error deleting: {}", text(&error)));
+                Err(error)
+            }
+        }
+    }
+
+    async fn write_status(
+        &self,
+        set: &ReplicaSet,
+        owned: &[Arc<Pod>],
+        failure: Option<&Failure>,
+        now: Timestamp,
+    ) -> Result<Done, Error> {
+        let (status, wait) = plan::status(set, owned, failure, now);
+        if set.status.as_ref() != Some(&status) {
+            let mut new = set.clone();
+            new.status = Some(status);
+            let api: Api<ReplicaSet> = Api::namespaced(self.client.clone(), namespace(&set.metadata));
+            match api.replace_status(name(&set.metadata), &PostParams::default(), &new).await {
+                Ok(written) => self.sets.put(written),
+                Err(error) if is_not_found(&error) => return Ok(Done::Settled),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(wait.map_or(Done::Settled, Done::Again))
+    }
+
+    fn pods_of(&self, set: &ReplicaSet) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), namespace(&set.metadata))
+    }
+}
+
+fn takers<'a>(sets: &Cache<ReplicaSet>, pod: &'a Pod) -> impl Iterator<Item = Key> + use<'a> {
+    sets.namespace(namespace(&pod.metadata)).into_iter().filter_map(move |set| {
+        let selector = object::selector(&set.spec.as_ref()?.selector);
+        selector.matches(labels(&pod.metadata)).then(|| Key::of(&*set))
+    })
+}
+
+fn failure(plan: &Plan, error: &Error) -> Failure {
+    let reason = if plan.create > 0 { "FailedCreate" } else { "FailedDelete" };
+    Failure { reason, message: text(error) }
+}
+
+/// The server's own words where there are any.
+pub(crate) fn text(error: &Error) -> String {
+    match error {
+        Error::Api(status) if !status.message.is_empty() => status.message.clone(),
+        other => other.to_string(),
+    }
+}
