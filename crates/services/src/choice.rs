@@ -39,7 +39,8 @@ impl Choice {
 pub fn choose(entry: &Entry, port: &Port, ipv6: bool, from: &Viewpoint) -> Choice {
     let all = candidates(entry, port, ipv6);
     let is_local = |e: &Endpoint| e.node.as_ref() == Some(&from.node);
-    let local: BTreeMap<SocketAddr, &Endpoint> = all.iter().filter(|(_, e)| is_local(e)).map(|(a, e)| (*a, *e)).collect();
+    let local: BTreeMap<SocketAddr, &Endpoint> =
+        all.iter().filter(|(_, e)| is_local(e)).map(|(a, e)| (*a, *e)).collect();
     let keys = |f: &dyn Fn(&Endpoint) -> bool| all.iter().filter(|(_, e)| f(e)).map(|(a, _)| *a).collect();
     Choice {
         cluster: usable(&all, |ready| by_topology(ready, from)),
@@ -171,7 +172,11 @@ mod tests {
         let from = Viewpoint { node: "a".into(), zone: Some("a".into()) };
         for (endpoints, cluster, local) in rows {
             let choice = choose(&entry(&[endpoints]), &port(), false, &from);
-            assert_eq!((octets(&choice.cluster), octets(&choice.local)), ((*cluster).into(), (*local).into()), "{endpoints:?}");
+            assert_eq!(
+                (octets(&choice.cluster), octets(&choice.local)),
+                ((*cluster).into(), (*local).into()),
+                "{endpoints:?}"
+            );
         }
     }
 
