@@ -4,6 +4,7 @@
 
 mod json;
 
+pub mod apply;
 pub mod columns;
 pub mod defaults;
 pub mod discovery;

@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::merge_keys;
 use crate::resources::Resource;
+use crate::status::Status;
 pub use json::json;
 
 pub use strategic::strategic_as;
@@ -39,6 +40,17 @@ impl Error {
             Error::Malformed(_) => 400,
             Error::Rejected(_) => 422,
             Error::TooManyOperations(_) => 413,
+        }
+    }
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Status {
+        let message = error.to_string();
+        match error {
+            Error::Malformed(_) => Status::bad_request(message),
+            Error::Rejected(_) => Status::new(422, "Invalid", message),
+            Error::TooManyOperations(_) => Status::new(413, "RequestEntityTooLarge", message),
         }
     }
 }
