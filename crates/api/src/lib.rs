@@ -19,3 +19,5 @@ pub mod schema;
 pub mod selector;
 pub mod status;
 pub mod strategy;
+pub mod validate;
+pub mod warnings;

@@ -52,8 +52,9 @@ pub(super) fn normalize_cluster_ips(new: &mut Value, old: Option<&Value>) {
         }
         return;
     };
-    let ips_as_before = same(get(new, "spec.clusterIPs"), get(old, "spec.clusterIPs"));
-    if ip == text(old, "spec.clusterIP") || !ips_as_before {
+    let plural = get(new, "spec.clusterIPs");
+    let left_alone = is_zero(plural) || same(plural, get(old, "spec.clusterIPs"));
+    if ip == text(old, "spec.clusterIP") || !left_alone {
         return;
     }
     match ip.is_empty() {
