@@ -104,7 +104,8 @@ fn named(port: &Value) -> (String, i64) {
 fn drop_what_no_longer_applies(new: &mut Value, old: &Value) {
     let lost = |needs: fn(&Value) -> bool, new: &Value| needs(old) && !needs(new);
     if lost(needs_cluster_ip, new) {
-        if unchanged(new, old, "clusterIP") && unchanged(new, old, "clusterIPs") {
+        let plural_left_alone = unchanged(new, old, "clusterIPs") || is_zero(spec_field(new, "clusterIPs"));
+        if unchanged(new, old, "clusterIP") && plural_left_alone {
             remove_spec(new, "clusterIP");
             remove_spec(new, "clusterIPs");
         }
