@@ -117,12 +117,12 @@ fn merge_elements(of: Type, key: &'static str, have: Vec<Value>, patch: &[Value]
     let id = Identity(Some(key));
     let (mut merged, mut changes, mut replace) = (have.clone(), Vec::new(), false);
     for item in patch {
-        match item.as_object().map_or(Ok(Directive::Merge), directive)? {
-            Directive::Merge => changes.push(item.clone()),
-            Directive::Delete => merged.retain(|have| !id.same(have, item)),
-            Directive::Replace => {
-                replace = true;
-                changes.extend(item.get(key).map(|_| item.clone()));
+        match item.get(DIRECTIVE).map(|_| item.as_object().map_or(Ok(Directive::Merge), directive)).transpose()? {
+            None => changes.push(item.clone()),
+            Some(Directive::Delete) => merged.retain(|have| !id.same(have, item)),
+            Some(Directive::Replace) => replace = true,
+            Some(Directive::Merge) => {
+                return Err(Error::Malformed("merging lists cannot yet be specified in the patch".into()));
             }
         }
     }
@@ -166,7 +166,11 @@ fn merge_ordered_lists<'p>(of: Type, have: &mut Object, patch: &'p Object) -> Re
 fn check_order(name: &str, change: Option<&Value>, order: &[Value], id: Identity) -> Result<(), Error> {
     let items = change.and_then(Value::as_array).into_iter().flatten();
     let mut rest = order;
-    for item in items.filter(|item| item.get(DIRECTIVE).is_none()) {
+    let is_placed = |item: &&Value| match item.get(DIRECTIVE) {
+        Some(directive) => directive != "delete" && id.0.is_some_and(|key| item.get(key).is_some()),
+        None => true,
+    };
+    for item in items.filter(is_placed) {
         let at = id.position(rest, item).ok_or_else(|| {
             let order = Value::from(order.to_vec());
             Error::Malformed(format!(
