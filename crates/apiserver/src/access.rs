@@ -1,0 +1,172 @@
+//! Who asks and what they may do: authentication, impersonation and authorization of requests, and keeping the rights in
+//! memory in step with the store.
+
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use http::request::Parts;
+use http::{HeaderMap, Method};
+use rustls_pki_types::CertificateDer;
+use serde_json::Value;
+use skiff_api::identity::Identity;
+use skiff_api::resources::{self, Resource};
+use skiff_api::status::Status;
+
+use crate::authn::{self, Authenticator, Bound, Tokens, impersonation};
+use crate::authz::{Attributes, Authorizer, Decision, Kind};
+use crate::call::Call;
+use crate::storage::Storage;
+use crate::{Config, Error, Result, object};
+
+pub const RBAC: &str = "rbac.authorization.k8s.io";
+
+pub struct Access {
+    authenticator: Authenticator,
+    authorizer: Authorizer,
+    tokens: Arc<Tokens>,
+}
+
+impl Access {
+    pub async fn load(config: &Config, storage: &Storage) -> Result<Access, Error> {
+        let issuer = config.issuer();
+        let tokens = Arc::new(Tokens::new(&config.service_account_key, &issuer, std::slice::from_ref(&issuer))?);
+        let authenticator = Authenticator::new(tokens.clone(), Living(storage.clone()), config.anonymous);
+        let access = Access { authenticator, authorizer: Authorizer::default(), tokens };
+        for plural in ["roles", "clusterroles", "rolebindings", "clusterrolebindings"] {
+            let Some(resource) = resources::find(RBAC, "v1", plural) else { continue };
+            let (all, _) = storage.all(resource, None).await.map_err(|status| Error::Bootstrap { what: plural.into(), status })?;
+            all.iter().for_each(|o| access.learn(resource, &o.value));
+        }
+        Ok(access)
+    }
+
+    pub fn tokens(&self) -> &Tokens {
+        &self.tokens
+    }
+
+    pub fn authorizer(&self) -> &Authorizer {
+        &self.authorizer
+    }
+
+    pub fn authenticator(&self) -> &Authenticator {
+        &self.authenticator
+    }
+
+    /// A role or binding was written.
+    pub fn learn(&self, resource: &Resource, value: &Value) {
+        let Some(kind) = rbac_kind(resource) else { return };
+        if let Err(e) = self.authorizer.put(kind, value) {
+            tracing::warn!(name = object::name(value), "{e}");
+        }
+    }
+
+    /// A role or binding is gone.
+    pub fn forget(&self, resource: &Resource, value: &Value) {
+        if let Some(kind) = rbac_kind(resource) {
+            self.authorizer.remove(kind, object::namespace(value), object::name(value));
+        }
+    }
+
+    pub async fn authenticate(&self, parts: &Parts, peer: Option<&CertificateDer<'static>>) -> Result<Identity> {
+        match self.authenticator.authenticate(parts, peer).await {
+            Ok(Some(identity)) => Ok(identity),
+            Ok(None) => Err(Status::unauthorized()),
+            Err(authn::Error::Refused(why)) => {
+                tracing::debug!("refused: {why}");
+                Err(Status::unauthorized())
+            }
+            Err(e @ authn::Error::Unavailable(_)) => Err(Status::internal(e)),
+        }
+    }
+
+    /// `--as`: the one named, if the asker may be him.
+    pub fn impersonate(&self, headers: &HeaderMap, asker: Identity) -> Result<Identity> {
+        let wanted = impersonation::requested(headers).map_err(|e| Status::bad_request(e.to_string()))?;
+        let Some((identity, claims)) = wanted else { return Ok(asker) };
+        for claim in &claims {
+            self.demand(&claim.attributes(&asker))?;
+        }
+        Ok(identity)
+    }
+
+    pub fn authorize(&self, call: &Call) -> Result<()> {
+        let resource = call.resource();
+        // A namespace is in itself, as far as rights go.
+        let own = (resource.id() == ("", "namespaces")).then_some(call.target.name.as_deref()).flatten();
+        self.demand(&Attributes {
+            group: resource.group,
+            resource: resource.plural,
+            subresource: call.subresource().unwrap_or_default(),
+            name: call.target.name.as_deref().unwrap_or_default(),
+            namespace: call.namespace().or(own).unwrap_or_default(),
+            ..Attributes::of(&call.identity, call.verb.as_str())
+        })
+    }
+
+    pub fn authorize_path(&self, identity: &Identity, method: &Method, path: &str) -> Result<()> {
+        let verb = method.as_str().to_ascii_lowercase();
+        self.demand(&Attributes { path: Some(path), ..Attributes::of(identity, &verb) })
+    }
+
+    /// Allowed, or refused in the reference's words.
+    pub fn demand(&self, wish: &Attributes<'_>) -> Result<()> {
+        match self.authorizer.authorize(wish) {
+            Decision::Allow { .. } => Ok(()),
+            Decision::Deny { reason } => Err(refusal(wish, &reason)),
+        }
+    }
+}
+
+fn rbac_kind(resource: &Resource) -> Option<Kind> {
+    (resource.group == RBAC).then(|| Kind::of_resource(resource.plural)).flatten()
+}
+
+fn refusal(wish: &Attributes<'_>, reason: &str) -> Status {
+    let (user, verb) = (&wish.user.name, wish.verb);
+    let tail = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+    if let Some(path) = wish.path {
+        return Status::forbidden_path(format!("User {user:?} cannot {verb} path {path:?}{tail}"));
+    }
+    let what = match wish.subresource {
+        "" => wish.resource.to_string(),
+        subresource => format!("{}/{subresource}", wish.resource),
+    };
+    let place = match wish.namespace {
+        "" => "at the cluster scope".to_string(),
+        namespace => format!("in the namespace {namespace:?}"),
+    };
+    let why = format!("User {user:?} cannot {verb} resource {what:?} in API group {:?} {place}{tail}", wish.group);
+    Status::forbidden_group(wish.group, wish.resource, wish.name, why)
+}
+
+/// What tokens are bound to, as the store has it.
+struct Living(Storage);
+
+impl Bound for Living {
+    fn uid<'a>(&'a self, resource: &'static str, namespace: &'a str, name: &'a str) -> BoxFuture<'a, Result<Option<String>, String>> {
+        Box::pin(async move {
+            let Some(resource) = resources::find("", "v1", resource) else { return Ok(None) };
+            let namespace = Some(namespace).filter(|_| resource.namespaced());
+            let found = self.0.find(resource, namespace, name).await.map_err(|e| e.to_string())?;
+            Ok(found.map(|o| object::uid(&o.value).to_string()))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_in_the_words_of_the_reference() {
+        let user = Identity::component("jane");
+        let wish = Attributes { resource: "pods", name: "p", namespace: "default", ..Attributes::of(&user, "get") };
+        let words = "pods \"p\" is forbidden: User \"jane\" cannot get resource \"pods\" in API group \"\" in the namespace \"default\"";
+        assert_eq!(refusal(&wish, "").message(), words);
+        let wish = Attributes { group: "apps", resource: "deployments", subresource: "scale", ..Attributes::of(&user, "update") };
+        let words = "deployments.apps is forbidden: User \"jane\" cannot update resource \"deployments/scale\" in API group \"apps\" at the cluster scope";
+        assert_eq!(refusal(&wish, "").message(), words);
+        let wish = Attributes { path: Some("/metrics"), ..Attributes::of(&user, "get") };
+        assert_eq!(refusal(&wish, "").message(), "forbidden: User \"jane\" cannot get path \"/metrics\"");
+    }
+}

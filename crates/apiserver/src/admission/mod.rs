@@ -1,0 +1,35 @@
+//! What the server adds to or refuses of a write by looking at other objects. Each step is one file; the order is here.
+
+mod namespace;
+mod pod;
+mod priority;
+mod rbac;
+mod service_account;
+
+use serde_json::Value;
+
+use crate::Result;
+use crate::call::Call;
+
+pub async fn create(call: &Call, value: &mut Value) -> Result<()> {
+    namespace::create(call, value).await?;
+    rbac::no_more_than_own(call, value)?;
+    if call.resource().id() == ("", "pods") {
+        service_account::admit(call, value).await?;
+        priority::admit(call, value).await?;
+        pod::tolerate_node_trouble(value);
+    }
+    Ok(())
+}
+
+pub async fn update(call: &Call, next: &mut Value, _old: &Value, subresource: Option<&str>) -> Result<()> {
+    if next["kind"] == "Namespace" && subresource.is_none() {
+        namespace::label(next);
+    }
+    rbac::no_more_than_own(call, next)?;
+    Ok(())
+}
+
+pub async fn delete(call: &Call, value: &Value) -> Result<()> {
+    namespace::delete(call, value)
+}

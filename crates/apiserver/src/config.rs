@@ -1,0 +1,51 @@
+//! What a server is told at its start.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+/// The cluster and this server's place in it.
+#[derive(Clone)]
+pub struct Config {
+    pub cluster_name: String,
+    pub service_cidrs: Vec<IpNet>,
+    pub node_port_range: RangeInclusive<u16>,
+    pub dns_ip: IpAddr,
+    pub domain: String,
+    /// Where clients in the cluster reach this server: the endpoint of the `kubernetes` Service.
+    pub advertise: SocketAddr,
+    /// Requests without credentials are those of system:anonymous; otherwise they are refused.
+    pub anonymous: bool,
+    /// Signs the tokens of ServiceAccounts: PKCS #8, PEM, as `Pki::service_account_key` gives it.
+    pub service_account_key: String,
+    /// How this server speaks to nodes; None: it cannot (logs, exec and the like are refused with the reason).
+    pub node_tls: Option<NodeTls>,
+}
+
+/// The TLS client of connections to nodes.
+#[derive(Clone)]
+pub struct NodeTls(pub Arc<rustls::ClientConfig>);
+
+impl Config {
+    /// The usual ranges and names for a server reached at `advertise`.
+    pub fn new(cluster_name: &str, advertise: SocketAddr, service_account_key: &str) -> Self {
+        Config {
+            cluster_name: cluster_name.into(),
+            service_cidrs: vec![IpNet::V4(ipnet::Ipv4Net::new_assert([10, 96, 0, 0].into(), 12))],
+            node_port_range: 30000..=32767,
+            dns_ip: [10, 96, 0, 10].into(),
+            domain: "cluster.local".into(),
+            advertise,
+            anonymous: true,
+            service_account_key: service_account_key.into(),
+            node_tls: None,
+        }
+    }
+
+    /// Who tokens are from.
+    pub fn issuer(&self) -> String {
+        format!("https://kubernetes.default.svc.{}", self.domain)
+    }
+}

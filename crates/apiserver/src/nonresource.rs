@@ -1,0 +1,132 @@
+//! Paths that are no resources: health, version, discovery, OpenAPI, metrics.
+
+use http::request::Parts;
+use http::{Method, Response, StatusCode};
+use serde_json::{Value, json};
+use skiff_api::identity::Identity;
+use skiff_api::status::Status;
+use skiff_api::{discovery, openapi};
+
+use crate::encode::{json_response, parameter, respond};
+use crate::{Body, Result, Server};
+
+const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+
+pub async fn serve(server: &Server, parts: &Parts, identity: &Identity, path: &str) -> Result<Response<Body>> {
+    server.access.authorize_path(identity, &parts.method, path)?;
+    if parts.method != Method::GET && parts.method != Method::HEAD {
+        return Err(Status::method_not_allowed(None));
+    }
+    let steps: Vec<&str> = path.trim_matches('/').split('/').collect();
+    match steps.as_slice() {
+        ["healthz" | "livez" | "readyz", rest @ ..] => health(server, parts, steps[0], rest).await,
+        ["metrics"] => Ok(respond(StatusCode::OK, "text/plain; version=0.0.4", metrics(server).await)),
+        ["openapi", "v2"] => Ok(json_response(StatusCode::OK, &openapi::v2())),
+        ["openapi", ..] => document(openapi_v3(&steps)),
+        ["api"] | ["apis"] if wants_aggregated(parts) => {
+            let root = if steps[0] == "api" { discovery::Root::Api } else { discovery::Root::Apis };
+            let mut response = json_response(StatusCode::OK, &discovery::aggregated(root));
+            response.headers_mut().insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static(AGGREGATED));
+            Ok(response)
+        }
+        _ => document(plain(server, &steps)),
+    }
+}
+
+fn document(found: Option<Value>) -> Result<Response<Body>> {
+    found.map(|value| json_response(StatusCode::OK, &value)).ok_or_else(Status::no_such_resource)
+}
+
+fn plain(server: &Server, steps: &[&str]) -> Option<Value> {
+    match steps {
+        ["version"] => Some(version()),
+        [".well-known", "openid-configuration"] => {
+            let keys = format!("https://{}/openid/v1/jwks", server.config.advertise);
+            Some(server.access.tokens().discovery(&keys))
+        }
+        ["openid", "v1", "jwks"] => Some(server.access.tokens().jwks()),
+        ["api"] => Some(discovery::api_versions(&server.config.advertise.to_string())),
+        ["apis"] => Some(discovery::api_groups()),
+        ["apis", group] => discovery::group(group),
+        ["api", version] => discovery::resource_list("", version),
+        ["apis", group, version] => discovery::resource_list(group, version),
+        [""] => Some(json!({"paths": ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]})),
+        _ => None,
+    }
+}
+
+fn openapi_v3(steps: &[&str]) -> Option<Value> {
+    match steps {
+        ["openapi", "v3"] => Some(openapi::v3_index()),
+        ["openapi", "v3", "api", version] => openapi::v3("", version),
+        ["openapi", "v3", "apis", group, version] => openapi::v3(group, version),
+        _ => None,
+    }
+}
+
+fn wants_aggregated(parts: &Parts) -> bool {
+    let accepts = parts.headers.get_all(http::header::ACCEPT).iter().filter_map(|v| v.to_str().ok());
+    let mut ranges = accepts.flat_map(|v| v.split(','));
+    ranges.any(|r| {
+        parameter(r, "as") == Some("APIGroupDiscoveryList")
+            && parameter(r, "v") == Some("v2")
+            && parameter(r, "g") == Some("apidiscovery.k8s.io")
+    })
+}
+
+pub fn version() -> Value {
+    json!({
+        "major": "1",
+        "minor": "36",
+        "emulationMajor": "1",
+        "emulationMinor": "36",
+        "minCompatibilityMajor": "1",
+        "minCompatibilityMinor": "35",
+        "gitVersion": "v1.36.0+skiff",
+        "gitCommit": "",
+        "gitTreeState": "clean",
+        "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "none",
+        "compiler": "rustc",
+        "platform": format!("linux/{}", if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }),
+    })
+}
+
+/// `ok`, or every check on a line of its own with `?verbose`; a check may be asked for alone or left out.
+async fn health(server: &Server, parts: &Parts, what: &str, only: &[&str]) -> Result<Response<Body>> {
+    let query = crate::query::Query::parse(parts.uri.query().unwrap_or_default());
+    let left_out: Vec<&str> = query.pairs().iter().filter(|(k, _)| k == "exclude").map(|(_, v)| v.as_str()).collect();
+    let checks = [("ping", Ok(())), ("store", server.storage.0.revision().await.map(|_| ()))];
+    let mut lines = String::new();
+    let mut failed = false;
+    let mut met = false;
+    for (name, result) in &checks {
+        if !only.is_empty() && only != [*name] {
+            continue;
+        }
+        met = true;
+        match result {
+            _ if left_out.contains(name) => lines += &format!("[+]{name} excluded: ok\n"),
+            Ok(()) => lines += &format!("[+]{name} ok\n"),
+            Err(e) => {
+                failed = true;
+                lines += &format!("[-]{name} failed: {e}\n");
+            }
+        }
+    }
+    match () {
+        () if !met => Err(Status::no_such_resource()),
+        () if failed => Ok(respond(StatusCode::INTERNAL_SERVER_ERROR, "text/plain; charset=utf-8", format!("{lines}{what} check failed\n"))),
+        () if query.has("verbose") => Ok(respond(StatusCode::OK, "text/plain; charset=utf-8", format!("{lines}{what} check passed\n"))),
+        () => Ok(respond(StatusCode::OK, "text/plain; charset=utf-8", "ok")),
+    }
+}
+
+async fn metrics(server: &Server) -> String {
+    let rev = server.storage.0.revision().await.unwrap_or_default();
+    format!(
+        "# HELP skiff_store_revision The newest revision of the store.\n# TYPE skiff_store_revision gauge\nskiff_store_revision {rev}\n\
+         # HELP kubernetes_build_info A metric with a constant '1' value.\n# TYPE kubernetes_build_info gauge\n\
+         kubernetes_build_info{{git_version=\"v1.36.0+skiff\",major=\"1\",minor=\"36\"}} 1\n"
+    )
+}
