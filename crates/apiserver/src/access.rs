@@ -18,42 +18,43 @@ use crate::call::Call;
 use crate::storage::Storage;
 use crate::{Config, Error, Result, object};
 
-pub const RBAC: &str = "rbac.authorization.k8s.io";
+pub(crate) const RBAC: &str = "rbac.authorization.k8s.io";
 
-pub struct Access {
+pub(crate) struct Access {
     authenticator: Authenticator,
     authorizer: Authorizer,
     tokens: Arc<Tokens>,
 }
 
 impl Access {
-    pub async fn load(config: &Config, storage: &Storage) -> Result<Access, Error> {
+    pub(crate) async fn load(config: &Config, storage: &Storage) -> Result<Access, Error> {
         let issuer = config.issuer();
         let tokens = Arc::new(Tokens::new(&config.service_account_key, &issuer, std::slice::from_ref(&issuer))?);
         let authenticator = Authenticator::new(tokens.clone(), Living(storage.clone()), config.anonymous);
         let access = Access { authenticator, authorizer: Authorizer::default(), tokens };
         for plural in ["roles", "clusterroles", "rolebindings", "clusterrolebindings"] {
             let Some(resource) = resources::find(RBAC, "v1", plural) else { continue };
-            let (all, _) = storage.all(resource, None).await.map_err(|status| Error::Bootstrap { what: plural.into(), status })?;
+            let (all, _) =
+                storage.all(resource, None).await.map_err(|status| Error::Bootstrap { what: plural.into(), status })?;
             all.iter().for_each(|o| access.learn(resource, &o.value));
         }
         Ok(access)
     }
 
-    pub fn tokens(&self) -> &Tokens {
+    pub(crate) fn tokens(&self) -> &Tokens {
         &self.tokens
     }
 
-    pub fn authorizer(&self) -> &Authorizer {
+    pub(crate) fn authorizer(&self) -> &Authorizer {
         &self.authorizer
     }
 
-    pub fn authenticator(&self) -> &Authenticator {
+    pub(crate) fn authenticator(&self) -> &Authenticator {
         &self.authenticator
     }
 
     /// A role or binding was written.
-    pub fn learn(&self, resource: &Resource, value: &Value) {
+    pub(crate) fn learn(&self, resource: &Resource, value: &Value) {
         let Some(kind) = rbac_kind(resource) else { return };
         if let Err(e) = self.authorizer.put(kind, value) {
             tracing::warn!(name = object::name(value), "{e}");
@@ -61,13 +62,13 @@ impl Access {
     }
 
     /// A role or binding is gone.
-    pub fn forget(&self, resource: &Resource, value: &Value) {
+    pub(crate) fn forget(&self, resource: &Resource, value: &Value) {
         if let Some(kind) = rbac_kind(resource) {
             self.authorizer.remove(kind, object::namespace(value), object::name(value));
         }
     }
 
-    pub async fn authenticate(&self, parts: &Parts, peer: Option<&CertificateDer<'static>>) -> Result<Identity> {
+    pub(crate) async fn authenticate(&self, parts: &Parts, peer: Option<&CertificateDer<'static>>) -> Result<Identity> {
         match self.authenticator.authenticate(parts, peer).await {
             Ok(Some(identity)) => Ok(identity),
             Ok(None) => Err(Status::unauthorized()),
@@ -80,7 +81,7 @@ impl Access {
     }
 
     /// `--as`: the one named, if the asker may be him.
-    pub fn impersonate(&self, headers: &HeaderMap, asker: Identity) -> Result<Identity> {
+    pub(crate) fn impersonate(&self, headers: &HeaderMap, asker: Identity) -> Result<Identity> {
         let wanted = impersonation::requested(headers).map_err(|e| Status::bad_request(e.to_string()))?;
         let Some((identity, claims)) = wanted else { return Ok(asker) };
         for claim in &claims {
@@ -89,7 +90,7 @@ impl Access {
         Ok(identity)
     }
 
-    pub fn authorize(&self, call: &Call) -> Result<()> {
+    pub(crate) fn authorize(&self, call: &Call) -> Result<()> {
         let resource = call.resource();
         // A namespace is in itself, as far as rights go.
         let own = (resource.id() == ("", "namespaces")).then_some(call.target.name.as_deref()).flatten();
@@ -103,13 +104,13 @@ impl Access {
         })
     }
 
-    pub fn authorize_path(&self, identity: &Identity, method: &Method, path: &str) -> Result<()> {
+    pub(crate) fn authorize_path(&self, identity: &Identity, method: &Method, path: &str) -> Result<()> {
         let verb = method.as_str().to_ascii_lowercase();
         self.demand(&Attributes { path: Some(path), ..Attributes::of(identity, &verb) })
     }
 
     /// Allowed, or refused in the reference's words.
-    pub fn demand(&self, wish: &Attributes<'_>) -> Result<()> {
+    pub(crate) fn demand(&self, wish: &Attributes<'_>) -> Result<()> {
         match self.authorizer.authorize(wish) {
             Decision::Allow { .. } => Ok(()),
             Decision::Deny { reason } => Err(refusal(wish, &reason)),
@@ -143,7 +144,12 @@ fn refusal(wish: &Attributes<'_>, reason: &str) -> Status {
 struct Living(Storage);
 
 impl Bound for Living {
-    fn uid<'a>(&'a self, resource: &'static str, namespace: &'a str, name: &'a str) -> BoxFuture<'a, Result<Option<String>, String>> {
+    fn uid<'a>(
+        &'a self,
+        resource: &'static str,
+        namespace: &'a str,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Option<String>, String>> {
         Box::pin(async move {
             let Some(resource) = resources::find("", "v1", resource) else { return Ok(None) };
             let namespace = Some(namespace).filter(|_| resource.namespaced());
@@ -163,7 +169,12 @@ mod tests {
         let wish = Attributes { resource: "pods", name: "p", namespace: "default", ..Attributes::of(&user, "get") };
         let words = "pods \"p\" is forbidden: User \"jane\" cannot get resource \"pods\" in API group \"\" in the namespace \"default\"";
         assert_eq!(refusal(&wish, "").message(), words);
-        let wish = Attributes { group: "apps", resource: "deployments", subresource: "scale", ..Attributes::of(&user, "update") };
+        let wish = Attributes {
+            group: "apps",
+            resource: "deployments",
+            subresource: "scale",
+            ..Attributes::of(&user, "update")
+        };
         let words = "deployments.apps is forbidden: User \"jane\" cannot update resource \"deployments/scale\" in API group \"apps\" at the cluster scope";
         assert_eq!(refusal(&wish, "").message(), words);
         let wish = Attributes { path: Some("/metrics"), ..Attributes::of(&user, "get") };

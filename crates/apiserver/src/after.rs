@@ -8,12 +8,12 @@ use crate::call::Call;
 use crate::object;
 
 /// Rights work from the moment their write is answered.
-pub fn write(call: &Call, value: &Value) {
+pub(crate) fn write(call: &Call, value: &Value) {
     call.server.access.learn(call.resource(), value);
 }
 
 /// A Service takes its Endpoints along. A failure is the controller's to repair, so it is only logged.
-pub async fn delete(call: &Call, value: &Value) {
+pub(crate) async fn delete(call: &Call, value: &Value) {
     call.server.access.forget(call.resource(), value);
     if call.resource().id() != ("", "services") {
         return;

@@ -6,9 +6,9 @@ use http::request::Parts;
 use http::{HeaderMap, Method};
 use hyper::upgrade::OnUpgrade;
 use jiff::Timestamp;
+use serde_json::Value;
 use skiff_api::apply::manager_name;
 use skiff_api::identity::Identity;
-use serde_json::Value;
 use skiff_api::resources::{self, Resource};
 use skiff_api::status::Status;
 
@@ -18,7 +18,7 @@ use crate::route::{Target, Verb};
 use crate::storage::Storage;
 use crate::{Result, Server, object};
 
-pub struct Call {
+pub(crate) struct Call {
     pub server: Arc<Server>,
     pub identity: Identity,
     pub target: Target,
@@ -38,17 +38,22 @@ pub struct Call {
 }
 
 /// A connection that becomes ours once the reply says so.
-pub struct Upgrade(pub OnUpgrade);
+pub(crate) struct Upgrade(pub OnUpgrade);
 
 impl Upgrade {
-    pub fn take(parts: &mut Parts) -> Option<Upgrade> {
-        parts.headers.contains_key(http::header::UPGRADE).then(|| parts.extensions.remove::<OnUpgrade>()).flatten().map(Upgrade)
+    pub(crate) fn take(parts: &mut Parts) -> Option<Upgrade> {
+        parts
+            .headers
+            .contains_key(http::header::UPGRADE)
+            .then(|| parts.extensions.remove::<OnUpgrade>())
+            .flatten()
+            .map(Upgrade)
     }
 }
 
 impl Call {
     /// A write that the server makes itself.
-    pub fn internal(server: &Arc<Server>, object: &Value, identity: Identity, now: Timestamp) -> Result<Call> {
+    pub(crate) fn internal(server: &Arc<Server>, object: &Value, identity: Identity, now: Timestamp) -> Result<Call> {
         let (group, version) = resources::split_api_version(object::text(object, "/apiVersion"));
         let kind = object::text(object, "/kind");
         let resource = resources::find_kind(group, version, kind)
@@ -75,40 +80,40 @@ impl Call {
     }
 
     /// A connection to a pod, which lasts as long as the client wants.
-    pub fn connects(&self) -> bool {
+    pub(crate) fn connects(&self) -> bool {
         matches!(self.subresource(), Some("exec" | "attach" | "portforward" | "log" | "proxy"))
     }
 
-    pub fn resource(&self) -> &'static Resource {
+    pub(crate) fn resource(&self) -> &'static Resource {
         self.target.resource
     }
 
-    pub fn storage(&self) -> &Storage {
+    pub(crate) fn storage(&self) -> &Storage {
         &self.server.storage
     }
 
-    pub fn namespace(&self) -> Option<&str> {
+    pub(crate) fn namespace(&self) -> Option<&str> {
         self.target.namespace.as_deref()
     }
 
-    pub fn subresource(&self) -> Option<&str> {
+    pub(crate) fn subresource(&self) -> Option<&str> {
         self.target.subresource.as_deref()
     }
 
-    pub fn name(&self) -> Result<&str> {
+    pub(crate) fn name(&self) -> Result<&str> {
         self.target.name.as_deref().ok_or_else(|| Status::bad_request("the request names no object"))
     }
 
-    pub fn warn(&self, warnings: impl IntoIterator<Item = String>) {
+    pub(crate) fn warn(&self, warnings: impl IntoIterator<Item = String>) {
         self.warnings.lock().unwrap_or_else(PoisonError::into_inner).extend(warnings);
     }
 
-    pub fn view(&self) -> View<'_> {
+    pub(crate) fn view(&self) -> View<'_> {
         View { resource: self.resource(), accept: self.accept, include: self.query.get("includeObject"), now: self.now }
     }
 
     /// Who is written into managedFields: `fieldManager`, else the first word of the User-Agent.
-    pub fn manager(&self) -> String {
+    pub(crate) fn manager(&self) -> String {
         let agent = self.headers.get(http::header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
         manager_name(self.query.get("fieldManager"), agent)
     }

@@ -2,10 +2,10 @@
 
 use std::io::Read;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use serde_json::Value;
 use skiff_api::resources::Resource;
 use skiff_api::status::Status;
@@ -13,11 +13,11 @@ use skiff_api::status::Status;
 use crate::{Body, Result, object};
 
 /// What a request may send, packed or unpacked.
-pub const MAX_BODY: usize = 3 * 1024 * 1024;
+pub(crate) const MAX_BODY: usize = 3 * 1024 * 1024;
 
 /// The media types of bodies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Media {
+pub(crate) enum Media {
     Json,
     Yaml,
     JsonPatch,
@@ -35,15 +35,16 @@ impl Media {
         (Media::StrategicPatch, "application/strategic-merge-patch+json"),
         (Media::ApplyPatch, "application/apply-patch+yaml"),
     ];
-    pub const OBJECTS: &[Media] = &[Media::Json, Media::Yaml];
-    pub const PATCHES: &[Media] = &[Media::JsonPatch, Media::MergePatch, Media::StrategicPatch, Media::ApplyPatch];
+    pub(crate) const OBJECTS: &[Media] = &[Media::Json, Media::Yaml];
+    pub(crate) const PATCHES: &[Media] =
+        &[Media::JsonPatch, Media::MergePatch, Media::StrategicPatch, Media::ApplyPatch];
 
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         Self::ALL.iter().find(|(m, _)| *m == self).map_or("", |(_, text)| text)
     }
 
     /// Without a Content-Type the first of `allowed` is meant.
-    pub fn of(headers: &HeaderMap, allowed: &[Media]) -> Result<Media> {
+    pub(crate) fn of(headers: &HeaderMap, allowed: &[Media]) -> Result<Media> {
         let given = headers.get(CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
         let essence = given.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
         if essence.is_empty() {
@@ -58,13 +59,17 @@ impl Media {
 }
 
 /// The whole body, unpacked when it is gzip.
-pub async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes> {
-    let collected = Limited::new(body, MAX_BODY).collect().await.map_err(|e| {
-        if e.is::<http_body_util::LengthLimitError>() { too_large() } else { Status::bad_request(format!("reading the body failed: {e}")) }
-    })?;
-    let bytes = collected.to_bytes();
+pub(crate) async fn read(headers: &HeaderMap, mut body: Body) -> Result<Bytes> {
+    let mut bytes = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| Status::bad_request(format!("reading the body failed: {e}")))?;
+        bytes.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
+        if bytes.len() > MAX_BODY {
+            return Err(too_large());
+        }
+    }
     match headers.get(CONTENT_ENCODING).map(|v| v.as_bytes()) {
-        None | Some(b"identity") => Ok(bytes),
+        None | Some(b"identity") => Ok(bytes.freeze()),
         Some(b"gzip") => gunzip(&bytes),
         Some(_) => Err(Status::bad_request("Content-Encoding: only gzip and identity are understood")),
     }
@@ -82,7 +87,7 @@ fn gunzip(bytes: &[u8]) -> Result<Bytes> {
 }
 
 /// JSON or YAML into a value. Depth is bounded by the parsers (128).
-pub fn value(media: Media, bytes: &[u8]) -> Result<Value> {
+pub(crate) fn value(media: Media, bytes: &[u8]) -> Result<Value> {
     match media {
         Media::Yaml | Media::ApplyPatch => serde_yaml_ng::from_slice(bytes)
             .map_err(|e| Status::bad_request(format!("error converting YAML to JSON: yaml: {e}"))),
@@ -91,13 +96,15 @@ pub fn value(media: Media, bytes: &[u8]) -> Result<Value> {
 }
 
 /// An object of this resource: apiVersion and kind fit or are filled in.
-pub fn check_kind(resource: &Resource, value: &mut Value) -> Result<()> {
+pub(crate) fn check_kind(resource: &Resource, value: &mut Value) -> Result<()> {
     expect_kind(&resource.api_version(), resource.kind, value)
 }
 
-pub fn expect_kind(api_version: &str, kind: &str, value: &mut Value) -> Result<()> {
+pub(crate) fn expect_kind(api_version: &str, kind: &str, value: &mut Value) -> Result<()> {
     if !value.is_object() {
-        return Err(Status::bad_request(format!("the body is no object: a {kind} in version {api_version:?} is needed")));
+        return Err(Status::bad_request(format!(
+            "the body is no object: a {kind} in version {api_version:?} is needed"
+        )));
     }
     for (field, want) in [("apiVersion", api_version), ("kind", kind)] {
         let got = object::text(value, &format!("/{field}")).to_string();

@@ -12,14 +12,14 @@ use skiff_api::status::Status;
 use crate::{Body, Result, object};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
+pub(crate) enum Format {
     Json,
     Yaml,
 }
 
 /// The shape in which objects are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shape {
+pub(crate) enum Shape {
     Object,
     Table,
     Metadata,
@@ -27,16 +27,16 @@ pub enum Shape {
 
 /// What the client accepts, of what is on offer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Accept {
+pub(crate) struct Accept {
     pub format: Format,
     pub shape: Shape,
 }
 
 impl Accept {
-    pub const JSON: Accept = Accept { format: Format::Json, shape: Shape::Object };
+    pub(crate) const JSON: Accept = Accept { format: Format::Json, shape: Shape::Object };
 
     /// The first acceptable form in the client's order; without the header, JSON.
-    pub fn of(headers: &HeaderMap) -> Result<Accept> {
+    pub(crate) fn of(headers: &HeaderMap) -> Result<Accept> {
         let given: Vec<&str> = headers.get_all(ACCEPT).iter().filter_map(|v| v.to_str().ok()).collect();
         if given.iter().all(|g| g.trim().is_empty()) {
             return Ok(Accept::JSON);
@@ -51,7 +51,7 @@ fn not_acceptable() -> Status {
 }
 
 /// The value of a parameter of a media range.
-pub fn parameter<'a>(range: &'a str, name: &str) -> Option<&'a str> {
+pub(crate) fn parameter<'a>(range: &'a str, name: &str) -> Option<&'a str> {
     let pairs = range.split(';').skip(1).filter_map(|p| p.trim().split_once('='));
     pairs.into_iter().find(|(k, _)| *k == name).map(|(_, v)| v.trim_matches('"'))
 }
@@ -62,7 +62,8 @@ fn accept_range(range: &str) -> Option<Accept> {
         "application/yaml" => Format::Yaml,
         _ => return None,
     };
-    let of_meta = parameter(range, "g").is_none_or(|g| g == "meta.k8s.io") && parameter(range, "v").is_none_or(|v| v == "v1");
+    let of_meta =
+        parameter(range, "g").is_none_or(|g| g == "meta.k8s.io") && parameter(range, "v").is_none_or(|v| v == "v1");
     let shape = match parameter(range, "as") {
         None => Shape::Object,
         Some("Table") if of_meta => Shape::Table,
@@ -73,7 +74,7 @@ fn accept_range(range: &str) -> Option<Accept> {
 }
 
 /// What a verb answers.
-pub enum Reply {
+pub(crate) enum Reply {
     /// An object of the resource.
     Object(StatusCode, Value),
     /// Several objects of the resource with the list's metadata.
@@ -85,17 +86,17 @@ pub enum Reply {
 }
 
 impl Reply {
-    pub fn ok(value: Value) -> Reply {
+    pub(crate) fn ok(value: Value) -> Reply {
         Reply::Object(StatusCode::OK, value)
     }
 
-    pub fn created(value: Value) -> Reply {
+    pub(crate) fn created(value: Value) -> Reply {
         Reply::Object(StatusCode::CREATED, value)
     }
 }
 
 /// How a reply to do with a resource is to be shown.
-pub struct View<'a> {
+pub(crate) struct View<'a> {
     pub resource: &'a Resource,
     pub accept: Accept,
     /// `includeObject` of tables.
@@ -104,7 +105,7 @@ pub struct View<'a> {
 }
 
 impl View<'_> {
-    pub fn respond(&self, reply: Reply) -> Response<Body> {
+    pub(crate) fn respond(&self, reply: Reply) -> Response<Body> {
         match reply {
             Reply::Raw(response) => *response,
             Reply::Plain(code, value) => write(code, self.accept.format, &value),
@@ -113,7 +114,7 @@ impl View<'_> {
         }
     }
 
-    pub fn object(&self, value: Value) -> Value {
+    pub(crate) fn object(&self, value: Value) -> Value {
         match self.accept.shape {
             Shape::Object => value,
             Shape::Metadata => partial(&value),
@@ -162,7 +163,7 @@ fn partial(object: &Value) -> Value {
     json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": object::meta(object)})
 }
 
-pub fn full(bytes: impl Into<Bytes>) -> Body {
+pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
@@ -176,13 +177,13 @@ fn write(code: StatusCode, format: Format, value: &Value) -> Response<Body> {
     }
 }
 
-pub fn json_response(code: StatusCode, value: &Value) -> Response<Body> {
+pub(crate) fn json_response(code: StatusCode, value: &Value) -> Response<Body> {
     let mut bytes = serde_json::to_vec(value).unwrap_or_default();
     bytes.push(b'\n');
     respond(code, "application/json", bytes)
 }
 
-pub fn respond(code: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Body> {
+pub(crate) fn respond(code: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response<Body> {
     let mut response = Response::new(full(body));
     *response.status_mut() = code;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
@@ -190,7 +191,7 @@ pub fn respond(code: StatusCode, content_type: &'static str, body: impl Into<Byt
 }
 
 /// An error, always JSON.
-pub fn error(status: &Status) -> Response<Body> {
+pub(crate) fn error(status: &Status) -> Response<Body> {
     let code = StatusCode::from_u16(status.code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = json_response(code, &status.to_value());
     let retry = status.to_value().pointer("/details/retryAfterSeconds").and_then(Value::as_u64);
@@ -201,7 +202,7 @@ pub fn error(status: &Status) -> Response<Body> {
 }
 
 /// Warnings as `299 - "text"`, what a header cannot hold left out.
-pub fn warn(response: &mut Response<Body>, warnings: &[String]) {
+pub(crate) fn warn(response: &mut Response<Body>, warnings: &[String]) {
     for warning in warnings.iter().take(64) {
         let quoted = warning.replace('\\', "\\\\").replace('"', "\\\"");
         if let Ok(value) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {

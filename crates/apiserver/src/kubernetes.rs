@@ -11,11 +11,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::call::Call;
 use crate::verbs::write::{self, How};
-use crate::{Config, Error, Result, Server, object};
+use crate::{Config, Error, Result, Server, bootstrap, object};
 
 const EVERY: Duration = Duration::from_secs(10);
 
-/// What must be, least dependent first.
+/// What must be.
 fn objects(config: &Config) -> Vec<Value> {
     let meta = |extra: Value| {
         let mut meta = json!({"name": "kubernetes", "namespace": "default"});
@@ -25,7 +25,6 @@ fn objects(config: &Config) -> Vec<Value> {
     let (ip, port) = (config.advertise.ip().to_string(), config.advertise.port());
     let family = if config.advertise.is_ipv4() { "IPv4" } else { "IPv6" };
     vec![
-        json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": "default"}}),
         json!({"kind": "Service", "apiVersion": "v1",
             "metadata": meta(json!({"component": "apiserver", "provider": "kubernetes"})),
             "spec": {"type": "ClusterIP", "clusterIP": first_ip(config), "sessionAffinity": "None",
@@ -46,7 +45,7 @@ fn first_ip(config: &Config) -> String {
     config.service_cidrs.first().and_then(|c| c.hosts().next()).map(|ip| ip.to_string()).unwrap_or_default()
 }
 
-pub async fn reconcile(server: &Arc<Server>) -> Result<(), Error> {
+pub(crate) async fn reconcile(server: &Arc<Server>) -> Result<(), Error> {
     for wanted in objects(&server.config) {
         let what = format!("{} {}", wanted["kind"].as_str().unwrap_or_default(), object::name(&wanted));
         ensure(server, wanted).await.map_err(|status| Error::Bootstrap { what, status })?;
@@ -55,7 +54,7 @@ pub async fn reconcile(server: &Arc<Server>) -> Result<(), Error> {
 }
 
 /// Every ten seconds, as others may change or delete them.
-pub async fn keep(server: Arc<Server>, stop: CancellationToken) {
+pub(crate) async fn keep(server: Arc<Server>, stop: CancellationToken) {
     let mut ticks = interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -69,8 +68,29 @@ pub async fn keep(server: Arc<Server>, stop: CancellationToken) {
     }
 }
 
+/// The objects of every cluster, at the start: made when missing, given what a newer version adds.
+pub(crate) async fn bootstrap(server: &Arc<Server>) -> Result<(), Error> {
+    for wanted in bootstrap::objects() {
+        let what = format!("{} {}", wanted["kind"].as_str().unwrap_or_default(), object::name(&wanted));
+        start_with(server, wanted).await.map_err(|status| Error::Bootstrap { what, status })?;
+    }
+    Ok(())
+}
+
+async fn start_with(server: &Arc<Server>, wanted: Value) -> Result<()> {
+    let call = Call::internal(server, &wanted, Identity::admin(), Timestamp::now())?;
+    let name = object::name(&wanted).to_string();
+    match call.storage().find(call.resource(), call.namespace(), &name).await? {
+        None => write::create(&call, wanted).await.map(|_| ()),
+        Some(have) => match bootstrap::reconcile(&have.value, &wanted) {
+            None => Ok(()),
+            Some(next) => write::update(&call, &name, &How::SPEC, |_| Ok(next.clone())).await.map(|_| ()),
+        },
+    }
+}
+
 /// Makes the object, or gives it back what it must have; what else it has stays.
-pub async fn ensure(server: &Arc<Server>, wanted: Value) -> Result<()> {
+pub(crate) async fn ensure(server: &Arc<Server>, wanted: Value) -> Result<()> {
     let call = Call::internal(server, &wanted, Identity::admin(), Timestamp::now())?;
     let name = object::name(&wanted).to_string();
     if call.storage().find(call.resource(), call.namespace(), &name).await?.is_none() {

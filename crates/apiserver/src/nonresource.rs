@@ -6,21 +6,29 @@ use serde_json::{Value, json};
 use skiff_api::identity::Identity;
 use skiff_api::status::Status;
 use skiff_api::{discovery, openapi};
+use skiff_store::Rev;
 
 use crate::encode::{json_response, parameter, respond};
 use crate::{Body, Result, Server};
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
-pub async fn serve(server: &Server, parts: &Parts, identity: &Identity, path: &str) -> Result<Response<Body>> {
+pub(crate) async fn serve(server: &Server, parts: &Parts, identity: &Identity, path: &str) -> Result<Response<Body>> {
+    let store = server.storage.0.revision().await;
+    answer(server, parts, identity, path, store)
+}
+
+type Store = Result<Rev, skiff_store::Error>;
+
+fn answer(server: &Server, parts: &Parts, identity: &Identity, path: &str, store: Store) -> Result<Response<Body>> {
     server.access.authorize_path(identity, &parts.method, path)?;
     if parts.method != Method::GET && parts.method != Method::HEAD {
         return Err(Status::method_not_allowed(None));
     }
     let steps: Vec<&str> = path.trim_matches('/').split('/').collect();
     match steps.as_slice() {
-        ["healthz" | "livez" | "readyz", rest @ ..] => health(server, parts, steps[0], rest).await,
-        ["metrics"] => Ok(respond(StatusCode::OK, "text/plain; version=0.0.4", metrics(server).await)),
+        ["healthz" | "livez" | "readyz", rest @ ..] => health(parts, steps[0], rest, store.map(drop)),
+        ["metrics"] => Ok(respond(StatusCode::OK, "text/plain; version=0.0.4", metrics(store.unwrap_or_default()))),
         ["openapi", "v2"] => Ok(json_response(StatusCode::OK, &openapi::v2())),
         ["openapi", ..] => document(openapi_v3(&steps)),
         ["api"] | ["apis"] if wants_aggregated(parts) => {
@@ -50,7 +58,9 @@ fn plain(server: &Server, steps: &[&str]) -> Option<Value> {
         ["apis", group] => discovery::group(group),
         ["api", version] => discovery::resource_list("", version),
         ["apis", group, version] => discovery::resource_list(group, version),
-        [""] => Some(json!({"paths": ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]})),
+        [""] => Some(
+            json!({"paths": ["/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]}),
+        ),
         _ => None,
     }
 }
@@ -74,7 +84,7 @@ fn wants_aggregated(parts: &Parts) -> bool {
     })
 }
 
-pub fn version() -> Value {
+pub(crate) fn version() -> Value {
     json!({
         "major": "1",
         "minor": "36",
@@ -93,10 +103,10 @@ pub fn version() -> Value {
 }
 
 /// `ok`, or every check on a line of its own with `?verbose`; a check may be asked for alone or left out.
-async fn health(server: &Server, parts: &Parts, what: &str, only: &[&str]) -> Result<Response<Body>> {
+fn health(parts: &Parts, what: &str, only: &[&str], store: Result<(), skiff_store::Error>) -> Result<Response<Body>> {
     let query = crate::query::Query::parse(parts.uri.query().unwrap_or_default());
     let left_out: Vec<&str> = query.pairs().iter().filter(|(k, _)| k == "exclude").map(|(_, v)| v.as_str()).collect();
-    let checks = [("ping", Ok(())), ("store", server.storage.0.revision().await.map(|_| ()))];
+    let checks = [("ping", Ok(())), ("store", store)];
     let mut lines = String::new();
     let mut failed = false;
     let mut met = false;
@@ -116,14 +126,19 @@ async fn health(server: &Server, parts: &Parts, what: &str, only: &[&str]) -> Re
     }
     match () {
         () if !met => Err(Status::no_such_resource()),
-        () if failed => Ok(respond(StatusCode::INTERNAL_SERVER_ERROR, "text/plain; charset=utf-8", format!("{lines}{what} check failed\n"))),
-        () if query.has("verbose") => Ok(respond(StatusCode::OK, "text/plain; charset=utf-8", format!("{lines}{what} check passed\n"))),
+        () if failed => Ok(respond(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "text/plain; charset=utf-8",
+            format!("{lines}{what} check failed\n"),
+        )),
+        () if query.has("verbose") => {
+            Ok(respond(StatusCode::OK, "text/plain; charset=utf-8", format!("{lines}{what} check passed\n")))
+        }
         () => Ok(respond(StatusCode::OK, "text/plain; charset=utf-8", "ok")),
     }
 }
 
-async fn metrics(server: &Server) -> String {
-    let rev = server.storage.0.revision().await.unwrap_or_default();
+fn metrics(rev: Rev) -> String {
     format!(
         "# HELP skiff_store_revision The newest revision of the store.\n# TYPE skiff_store_revision gauge\nskiff_store_revision {rev}\n\
          # HELP kubernetes_build_info A metric with a constant '1' value.\n# TYPE kubernetes_build_info gauge\n\

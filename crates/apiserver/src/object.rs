@@ -10,13 +10,13 @@ use skiff_api::status::Status;
 
 /// An object as the store holds it, decoded. The value carries the resourceVersion of its revision.
 #[derive(Clone, Debug)]
-pub struct Object {
+pub(crate) struct Object {
     pub value: Value,
     pub rev: Rev,
 }
 
 impl Object {
-    pub fn decode(entry: &Entry) -> Result<Object> {
+    pub(crate) fn decode(entry: &Entry) -> Result<Object> {
         let mut value: Value = serde_json::from_slice(&entry.value)
             .map_err(|e| Status::internal(format!("the stored object at {} cannot be read: {e}", entry.key)))?;
         set_resource_version(&mut value, entry.modified);
@@ -25,7 +25,7 @@ impl Object {
 }
 
 /// The bytes for the store: without resourceVersion, which is the entry's revision.
-pub fn encode(value: &Value) -> bytes::Bytes {
+pub(crate) fn encode(value: &Value) -> bytes::Bytes {
     let mut value = value.clone();
     if let Some(meta) = value.get_mut("metadata").and_then(Value::as_object_mut) {
         meta.shift_remove("resourceVersion");
@@ -35,33 +35,33 @@ pub fn encode(value: &Value) -> bytes::Bytes {
 }
 
 /// `/registry/GROUP/PLURAL/`, the same for every version of a group.
-pub fn resource_prefix(resource: &Resource) -> String {
+pub(crate) fn resource_prefix(resource: &Resource) -> String {
     let group = if resource.group.is_empty() { "core" } else { resource.group };
     format!("/registry/{group}/{}/", resource.plural)
 }
 
-pub fn prefix(resource: &Resource, namespace: Option<&str>) -> String {
+pub(crate) fn prefix(resource: &Resource, namespace: Option<&str>) -> String {
     match namespace {
         Some(ns) => format!("{}{ns}/", resource_prefix(resource)),
         None => resource_prefix(resource),
     }
 }
 
-pub fn key(resource: &Resource, namespace: Option<&str>, name: &str) -> String {
+pub(crate) fn key(resource: &Resource, namespace: Option<&str>, name: &str) -> String {
     format!("{}{name}", prefix(resource, namespace))
 }
 
-pub fn meta(value: &Value) -> &Value {
+pub(crate) fn meta(value: &Value) -> &Value {
     value.get("metadata").unwrap_or(&Value::Null)
 }
 
 /// The metadata, made when missing.
-pub fn meta_mut(value: &mut Value) -> &mut Map<String, Value> {
+pub(crate) fn meta_mut(value: &mut Value) -> &mut Map<String, Value> {
     child(value, "metadata")
 }
 
 /// The object under `name`, made (or put in place of something that is no object).
-pub fn child<'a>(value: &'a mut Value, name: &str) -> &'a mut Map<String, Value> {
+pub(crate) fn child<'a>(value: &'a mut Value, name: &str) -> &'a mut Map<String, Value> {
     if !value.is_object() {
         *value = Value::Object(Map::new());
     }
@@ -72,54 +72,54 @@ pub fn child<'a>(value: &'a mut Value, name: &str) -> &'a mut Map<String, Value>
     slot.as_object_mut().expect("it was just made an object")
 }
 
-pub fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
+pub(crate) fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
     value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
-pub fn name(value: &Value) -> &str {
+pub(crate) fn name(value: &Value) -> &str {
     text(value, "/metadata/name")
 }
 
-pub fn namespace(value: &Value) -> &str {
+pub(crate) fn namespace(value: &Value) -> &str {
     text(value, "/metadata/namespace")
 }
 
-pub fn uid(value: &Value) -> &str {
+pub(crate) fn uid(value: &Value) -> &str {
     text(value, "/metadata/uid")
 }
 
-pub fn resource_version(value: &Value) -> &str {
+pub(crate) fn resource_version(value: &Value) -> &str {
     text(value, "/metadata/resourceVersion")
 }
 
-pub fn set_resource_version(value: &mut Value, rev: Rev) {
+pub(crate) fn set_resource_version(value: &mut Value, rev: Rev) {
     meta_mut(value).insert("resourceVersion".into(), rev.to_string().into());
 }
 
-pub fn finalizers(value: &Value) -> Vec<&str> {
+pub(crate) fn finalizers(value: &Value) -> Vec<&str> {
     let list = value.pointer("/metadata/finalizers").and_then(Value::as_array);
     list.into_iter().flatten().filter_map(Value::as_str).collect()
 }
 
-pub fn is_deleting(value: &Value) -> bool {
+pub(crate) fn is_deleting(value: &Value) -> bool {
     value.pointer("/metadata/deletionTimestamp").is_some_and(|t| !t.is_null())
 }
 
-pub fn grace(value: &Value) -> Option<i64> {
+pub(crate) fn grace(value: &Value) -> Option<i64> {
     value.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64)
 }
 
 /// RFC 3339 in whole seconds, as metav1.Time prints.
-pub fn time(at: Timestamp) -> Value {
+pub(crate) fn time(at: Timestamp) -> Value {
     at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string().into()
 }
 
-pub fn later(at: Timestamp, seconds: i64) -> Timestamp {
+pub(crate) fn later(at: Timestamp, seconds: i64) -> Timestamp {
     at.checked_add(SignedDuration::from_secs(seconds)).unwrap_or(at)
 }
 
 /// Equal except for what every write changes.
-pub fn same(a: &Value, b: &Value) -> bool {
+pub(crate) fn same(a: &Value, b: &Value) -> bool {
     without_bookkeeping(a) == without_bookkeeping(b)
 }
 
@@ -137,7 +137,7 @@ fn without_bookkeeping(value: &Value) -> Value {
 }
 
 /// Five characters that can end a name and read as no word.
-pub fn suffix() -> String {
+pub(crate) fn suffix() -> String {
     const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     (0..5).map(|_| LETTERS[rand::random_range(0..LETTERS.len())] as char).collect()
 }

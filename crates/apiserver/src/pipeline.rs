@@ -49,6 +49,7 @@ impl Server {
         let access = Access::load(&config, &storage).await?;
         let hubs = Hubs::new(storage.clone());
         let server = Arc::new(Server { config, storage, hubs, services, access, stopping: CancellationToken::new() });
+        kubernetes::bootstrap(&server).await?;
         kubernetes::reconcile(&server).await?;
         Ok(server)
     }
@@ -90,14 +91,22 @@ impl Server {
         }
     }
 
-    async fn resource(self: Arc<Self>, parts: Parts, body: Body, identity: Identity, target: Target) -> Result<Response<Body>> {
+    async fn resource(
+        self: Arc<Self>,
+        parts: Parts,
+        body: Body,
+        identity: Identity,
+        target: Target,
+    ) -> Result<Response<Body>> {
         let call = self.call(parts, identity, target)?;
         self.access.authorize(&call)?;
         let endless = call.verb == Verb::Watch || call.connects();
         let run = run(&call, body);
         let reply = match endless {
             true => run.await?,
-            false => timeout(REQUEST_TIME, run).await.map_err(|_| Status::timeout("the request took more than 60s"))??,
+            false => {
+                timeout(REQUEST_TIME, run).await.map_err(|_| Status::timeout("the request took more than 60s"))??
+            }
         };
         let mut response = call.view().respond(reply);
         encode::warn(&mut response, &call.warnings.lock().unwrap_or_else(|e| e.into_inner()));

@@ -8,11 +8,11 @@ use crate::Result;
 
 /// The decoded pairs, in order.
 #[derive(Clone, Debug, Default)]
-pub struct Query(Vec<(String, String)>);
+pub(crate) struct Query(Vec<(String, String)>);
 
 /// What to do with fields that the schema does not know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum FieldValidation {
+pub(crate) enum FieldValidation {
     Ignore,
     #[default]
     Warn,
@@ -20,45 +20,49 @@ pub enum FieldValidation {
 }
 
 impl Query {
-    pub fn parse(text: &str) -> Self {
+    pub(crate) fn parse(text: &str) -> Self {
         let pairs = text.split('&').filter(|p| !p.is_empty());
         Query(pairs.map(|p| p.split_once('=').unwrap_or((p, ""))).map(|(k, v)| (form(k), form(v))).collect())
     }
 
-    pub fn get(&self, name: &str) -> Option<&str> {
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str())
     }
 
     /// The value when it is there and not empty.
-    pub fn text(&self, name: &str) -> Option<&str> {
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
         self.get(name).filter(|v| !v.is_empty())
     }
 
-    pub fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &str) -> bool {
         self.get(name).is_some()
     }
 
     /// `1`, `true` and a bare name are true, as in Go's strconv.ParseBool.
-    pub fn flag(&self, name: &str) -> bool {
+    pub(crate) fn flag(&self, name: &str) -> bool {
         matches!(self.get(name), Some("1" | "t" | "T" | "true" | "TRUE" | "True"))
     }
 
-    pub fn number<T: FromStr>(&self, name: &str) -> Result<Option<T>> {
+    pub(crate) fn number<T: FromStr>(&self, name: &str) -> Result<Option<T>> {
         let Some(text) = self.text(name) else { return Ok(None) };
-        let bad = |_| Status::bad_request(format!("invalid value {text:?} for query parameter {name}: a number is needed"));
+        let bad =
+            |_| Status::bad_request(format!("invalid value {text:?} for query parameter {name}: a number is needed"));
         text.parse().map(Some).map_err(bad)
     }
 
-    pub fn dry_run(&self) -> Result<bool> {
+    pub(crate) fn dry_run(&self) -> Result<bool> {
         let given: Vec<&str> = self.0.iter().filter(|(k, _)| k == "dryRun").map(|(_, v)| v.as_str()).collect();
         match given.as_slice() {
             [] | [""] => Ok(false),
             all if all.iter().all(|v| *v == "All") => Ok(true),
-            other => Err(Status::bad_request(format!("dryRun: Unsupported value: {:?}: supported values: \"All\"", other[0]))),
+            other => Err(Status::bad_request(format!(
+                "dryRun: Unsupported value: {:?}: supported values: \"All\"",
+                other[0]
+            ))),
         }
     }
 
-    pub fn field_validation(&self) -> Result<FieldValidation> {
+    pub(crate) fn field_validation(&self) -> Result<FieldValidation> {
         match self.get("fieldValidation").unwrap_or_default() {
             "" => Ok(FieldValidation::default()),
             "Ignore" => Ok(FieldValidation::Ignore),
@@ -70,7 +74,7 @@ impl Query {
         }
     }
 
-    pub fn pairs(&self) -> &[(String, String)] {
+    pub(crate) fn pairs(&self) -> &[(String, String)] {
         &self.0
     }
 }
@@ -80,7 +84,7 @@ fn form(text: &str) -> String {
 }
 
 /// `%2F` and the like; what is no escape stays as it is, what is no UTF-8 becomes U+FFFD.
-pub fn percent_decode(text: &str) -> String {
+pub(crate) fn percent_decode(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
     let mut i = 0;

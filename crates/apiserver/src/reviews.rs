@@ -17,7 +17,7 @@ use crate::object::text;
 use crate::route::Verb;
 use crate::validation;
 
-pub async fn run(call: &Call, body: &[u8]) -> Result<Reply> {
+pub(crate) async fn run(call: &Call, body: &[u8]) -> Result<Reply> {
     if call.verb != Verb::Create {
         return Err(Status::method_not_allowed(Some(call.resource())));
     }
@@ -31,7 +31,9 @@ pub async fn run(call: &Call, body: &[u8]) -> Result<Reply> {
         "SubjectAccessReview" => access(call, &subject(spec)?, spec),
         "LocalSubjectAccessReview" => {
             if Some(text(spec, "/resourceAttributes/namespace")) != call.namespace() {
-                return Err(Status::bad_request("spec.resourceAttributes.namespace must be the namespace of the review"));
+                return Err(Status::bad_request(
+                    "spec.resourceAttributes.namespace must be the namespace of the review",
+                ));
             }
             access(call, &subject(spec)?, spec)
         }
@@ -52,7 +54,9 @@ fn subject(spec: &Value) -> Result<Identity> {
         extra: serde_json::from_value(spec["extra"].clone()).unwrap_or_default(),
     };
     match identity.name.is_empty() && identity.groups.is_empty() {
-        true => Err(Status::bad_request("spec.user: Invalid value: \"\": at least one of user or group must be specified")),
+        true => {
+            Err(Status::bad_request("spec.user: Invalid value: \"\": at least one of user or group must be specified"))
+        }
         false => Ok(identity),
     }
 }
@@ -102,7 +106,8 @@ fn rules(call: &Call, namespace: &str) -> Result<Value> {
 
 async fn token(call: &Call, spec: &Value) -> Result<Value> {
     let access = &call.server.access;
-    let asked: Vec<String> = spec["audiences"].as_array().into_iter().flatten().filter_map(|a| a.as_str().map(str::to_string)).collect();
+    let asked: Vec<String> =
+        spec["audiences"].as_array().into_iter().flatten().filter_map(|a| a.as_str().map(str::to_string)).collect();
     let audiences = if asked.is_empty() { access.tokens().audiences().to_vec() } else { asked };
     match access.authenticator().authenticate_token(text(spec, "/token"), &audiences, call.now).await {
         Ok((user, audiences)) => Ok(json!({"authenticated": true, "user": user_info(&user), "audiences": audiences})),
@@ -113,7 +118,8 @@ async fn token(call: &Call, spec: &Value) -> Result<Value> {
 
 /// UserInfo, what is empty left out.
 fn user_info(user: &Identity) -> Value {
-    let mut info: BTreeMap<&str, Value> = BTreeMap::from([("username", user.name.as_str().into()), ("groups", json!(user.groups))]);
+    let mut info: BTreeMap<&str, Value> =
+        BTreeMap::from([("username", user.name.as_str().into()), ("groups", json!(user.groups))]);
     if !user.uid.is_empty() {
         info.insert("uid", user.uid.as_str().into());
     }

@@ -7,7 +7,7 @@ use crate::query::percent_decode;
 
 /// What a path means.
 #[derive(Clone, Debug)]
-pub enum Route {
+pub(crate) enum Route {
     Resource(Target),
     /// A path outside the resources: health, discovery, OpenAPI, version.
     Path(String),
@@ -17,7 +17,7 @@ pub enum Route {
 
 /// One resource, or one object of it, or one subresource of that.
 #[derive(Clone, Debug)]
-pub struct Target {
+pub(crate) struct Target {
     pub resource: &'static Resource,
     pub namespace: Option<String>,
     pub name: Option<String>,
@@ -29,7 +29,7 @@ pub struct Target {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verb {
+pub(crate) enum Verb {
     Get,
     List,
     Watch,
@@ -41,7 +41,7 @@ pub enum Verb {
 }
 
 impl Verb {
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Verb::Get => "get",
             Verb::List => "list",
@@ -55,7 +55,7 @@ impl Verb {
     }
 
     /// None when the method means nothing here.
-    pub fn of(method: &Method, target: &Target, watch: bool) -> Option<Verb> {
+    pub(crate) fn of(method: &Method, target: &Target, watch: bool) -> Option<Verb> {
         let named = target.name.is_some();
         let watch = (watch || target.watch) && target.subresource.is_none();
         match *method {
@@ -72,7 +72,7 @@ impl Verb {
     }
 }
 
-pub fn parse(path: &str) -> Route {
+pub(crate) fn parse(path: &str) -> Route {
     let parts: Vec<String> = path.trim_matches('/').split('/').map(percent_decode).collect();
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     match parts.as_slice() {

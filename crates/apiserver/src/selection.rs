@@ -9,14 +9,14 @@ use crate::call::Call;
 use crate::object;
 
 #[derive(Debug, Default, Clone)]
-pub struct Selection {
+pub(crate) struct Selection {
     labels: Labels,
     fields: Fields,
     name: Option<String>,
 }
 
 impl Selection {
-    pub fn of(call: &Call) -> Result<Selection> {
+    pub(crate) fn of(call: &Call) -> Result<Selection> {
         let labels = call.query.get("labelSelector").unwrap_or_default();
         let fields = call.query.get("fieldSelector").unwrap_or_default();
         let labels = Labels::parse(labels).map_err(|e| Status::bad_request(e.to_string()))?;
@@ -26,11 +26,11 @@ impl Selection {
         Ok(Selection { labels, fields, name: call.target.name.clone() })
     }
 
-    pub fn is_everything(&self) -> bool {
+    pub(crate) fn is_everything(&self) -> bool {
         self.labels.is_empty() && self.fields.is_empty() && self.name.is_none()
     }
 
-    pub fn matches(&self, value: &Value) -> bool {
+    pub(crate) fn matches(&self, value: &Value) -> bool {
         self.name.as_deref().is_none_or(|name| name == object::name(value))
             && self.labels.matches_object(value)
             && self.fields.matches(value)

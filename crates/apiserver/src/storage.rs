@@ -11,42 +11,47 @@ use crate::Result;
 use crate::object::{self, Object};
 
 /// How often a transaction starts over when others write the same object.
-pub const ATTEMPTS: usize = 32;
+pub(crate) const ATTEMPTS: usize = 32;
 
 #[derive(Clone)]
-pub struct Storage(pub Arc<dyn Store>);
+pub(crate) struct Storage(pub Arc<dyn Store>);
 
 /// Why an object was not written.
-pub enum Miss {
+pub(crate) enum Miss {
     /// Somebody else wrote first: read again.
     Lost,
     Failed(Status),
 }
 
 impl Storage {
-    pub async fn find(&self, resource: &Resource, namespace: Option<&str>, name: &str) -> Result<Option<Object>> {
+    pub(crate) async fn find(
+        &self,
+        resource: &Resource,
+        namespace: Option<&str>,
+        name: &str,
+    ) -> Result<Option<Object>> {
         let entry = self.0.get(&object::key(resource, namespace, name)).await.map_err(status)?;
         entry.as_ref().map(Object::decode).transpose()
     }
 
-    pub async fn get(&self, resource: &Resource, namespace: Option<&str>, name: &str) -> Result<Object> {
+    pub(crate) async fn get(&self, resource: &Resource, namespace: Option<&str>, name: &str) -> Result<Object> {
         self.find(resource, namespace, name).await?.ok_or_else(|| Status::not_found(resource, name))
     }
 
     /// Every object of the resource, now.
-    pub async fn all(&self, resource: &Resource, namespace: Option<&str>) -> Result<(Vec<Object>, Rev)> {
+    pub(crate) async fn all(&self, resource: &Resource, namespace: Option<&str>) -> Result<(Vec<Object>, Rev)> {
         let page = self.0.list(&object::prefix(resource, namespace), None, 0, None).await.map_err(status)?;
         let objects = page.entries.iter().map(Object::decode).collect::<Result<_>>()?;
         Ok((objects, page.rev))
     }
 
-    pub async fn put(&self, key: &str, mut value: Value, expect: Expect) -> Result<Object, Miss> {
+    pub(crate) async fn put(&self, key: &str, mut value: Value, expect: Expect) -> Result<Object, Miss> {
         let entry = self.0.put(key, object::encode(&value), expect).await.map_err(miss)?;
         object::set_resource_version(&mut value, entry.modified);
         Ok(Object { value, rev: entry.modified })
     }
 
-    pub async fn delete(&self, key: &str, rev: Rev) -> Result<Rev, Miss> {
+    pub(crate) async fn delete(&self, key: &str, rev: Rev) -> Result<Rev, Miss> {
         match self.0.delete(key, Expect::Rev(rev)).await {
             Ok((rev, _)) => Ok(rev),
             Err(Error::NotFound { .. }) => Err(Miss::Lost),
@@ -62,7 +67,7 @@ fn miss(error: Error) -> Miss {
     }
 }
 
-pub fn status(error: Error) -> Status {
+pub(crate) fn status(error: Error) -> Status {
     match error {
         Error::Compacted { asked, oldest } => Status::expired(format!("too old resource version: {asked} ({oldest})")),
         Error::Future { asked, newest } => {

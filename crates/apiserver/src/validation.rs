@@ -10,7 +10,7 @@ use crate::call::Call;
 use crate::query::FieldValidation;
 
 /// Wrong types are always refused; unknown fields are refused, warned of or passed over.
-pub fn fields(call: &Call, resource: &Resource, value: &Value) -> Result<()> {
+pub(crate) fn fields(call: &Call, resource: &Resource, value: &Value) -> Result<()> {
     let how = call.query.field_validation()?;
     let issues = schema::check(resource, value);
     if let Some(message) = schema::decode_error(resource, &issues) {

@@ -33,9 +33,24 @@ async fn create_get_and_the_errors_users_know() {
     let cases = [
         (MAPS, map("a"), 409, "configmaps \"a\" already exists"),
         ("/api/v1/namespaces/no/configmaps", map("a"), 404, "namespaces \"no\" not found"),
-        (MAPS, json!({"kind": "Secret"}), 400, "the kind in the data (Secret) does not match the expected kind (ConfigMap)"),
-        (MAPS, json!({"metadata": {"name": "x", "namespace": "y"}}), 400, "the namespace of the provided object does not match the namespace sent on the request"),
-        (MAPS, json!({"metadata": {"name": "x", "resourceVersion": "1"}}), 400, "resourceVersion should not be set on objects to be created"),
+        (
+            MAPS,
+            json!({"kind": "Secret"}),
+            400,
+            "the kind in the data (Secret) does not match the expected kind (ConfigMap)",
+        ),
+        (
+            MAPS,
+            json!({"metadata": {"name": "x", "namespace": "y"}}),
+            400,
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ),
+        (
+            MAPS,
+            json!({"metadata": {"name": "x", "resourceVersion": "1"}}),
+            400,
+            "resourceVersion should not be set on objects to be created",
+        ),
     ];
     for (path, body, code, message) in cases {
         let (got, status) = api.json(Method::POST, path, body).await;
@@ -72,7 +87,8 @@ async fn unknown_fields_are_refused_warned_of_or_kept_quiet() {
     odd["dat"] = json!({});
     let (code, status) = api.json(Method::POST, &format!("{MAPS}?fieldValidation=Strict"), odd.clone()).await;
     assert_eq!((code, &status["message"]), (400, &json!("strict decoding error: unknown field \"dat\"")));
-    let response = api.send(Method::POST, &format!("{MAPS}?fieldValidation=Warn"), "application/json", odd.to_string()).await;
+    let response =
+        api.send(Method::POST, &format!("{MAPS}?fieldValidation=Warn"), "application/json", odd.to_string()).await;
     assert_eq!(response.headers()["warning"], "299 - \"unknown field \\\"dat\\\"\"");
     let (code, _) = api.json(Method::POST, MAPS, json!({"metadata": {"name": "w"}, "data": {"a": 1}})).await;
     assert_eq!(code, 400);
@@ -130,7 +146,11 @@ async fn update_minds_versions() {
     let words = "Operation cannot be fulfilled on configmaps \"a\": the object has been modified; please apply your changes to the latest version and try again";
     assert_eq!((code, status["message"].as_str().unwrap()), (409, words));
     let (code, same) = api.json(Method::PUT, &path, updated.clone()).await;
-    assert_eq!((code, &same["metadata"]["resourceVersion"]), (200, &updated["metadata"]["resourceVersion"]), "no change, no write");
+    assert_eq!(
+        (code, &same["metadata"]["resourceVersion"]),
+        (200, &updated["metadata"]["resourceVersion"]),
+        "no change, no write"
+    );
     assert_eq!(api.json(Method::PUT, &path, map("a")).await.0, 200, "unconditional");
     assert_eq!(api.json(Method::PUT, &format!("{MAPS}/zz"), map("zz")).await.0, 404);
     assert_eq!(api.json(Method::PUT, &path, map("b")).await.0, 400);
@@ -146,7 +166,8 @@ async fn patches() {
     let (_, patched) = api.ask(Method::PATCH, &path, "application/json-patch+json", json_patch.clone()).await;
     assert_eq!(patched["data"], json!({"b": "2"}));
     assert_eq!(api.ask(Method::PATCH, &path, "application/json-patch+json", json_patch).await.0, 422);
-    let (_, patched) = api.ask(Method::PATCH, &path, "application/strategic-merge-patch+json", r#"{"data":{"b":null}}"#).await;
+    let (_, patched) =
+        api.ask(Method::PATCH, &path, "application/strategic-merge-patch+json", r#"{"data":{"b":null}}"#).await;
     assert!(patched["data"].as_object().is_none_or(|d| d.is_empty()));
     assert_eq!(api.ask(Method::PATCH, &path, "application/json", "{}").await.0, 415);
     assert_eq!(api.merge(&path, json!({"metadata": {"resourceVersion": "1"}})).await.0, 409);
@@ -172,7 +193,10 @@ async fn deletes_and_finalizers() {
     let wrong = json!({"preconditions": {"uid": "other"}});
     assert_eq!(api.json(Method::DELETE, &path, wrong).await.0, 409);
     let (code, status) = api.delete(&path).await;
-    assert_eq!((code, &status["status"], &status["details"]["uid"]), (200, &json!("Success"), &made["metadata"]["uid"]));
+    assert_eq!(
+        (code, &status["status"], &status["details"]["uid"]),
+        (200, &json!("Success"), &made["metadata"]["uid"])
+    );
     assert_eq!(api.delete(&path).await.0, 404);
     let mut held = map("a");
     held["metadata"]["finalizers"] = json!(["example.com/hold"]);
@@ -199,7 +223,10 @@ async fn pods_are_bound_and_end_in_time() {
     let binding = json!({"target": {"kind": "Node", "name": "n1"}});
     assert_eq!(api.json(Method::POST, &format!("{PODS}/p/binding"), binding.clone()).await.0, 201);
     let bound = api.get(&format!("{PODS}/p")).await.1;
-    assert_eq!((&bound["spec"]["nodeName"], &bound["status"]["conditions"][0]["type"]), (&json!("n1"), &json!("PodScheduled")));
+    assert_eq!(
+        (&bound["spec"]["nodeName"], &bound["status"]["conditions"][0]["type"]),
+        (&json!("n1"), &json!("PodScheduled"))
+    );
     assert_eq!(api.json(Method::POST, &format!("{PODS}/p/binding"), binding).await.0, 409);
     let (_, going) = api.delete(&format!("{PODS}/p")).await;
     assert_eq!(going["metadata"]["deletionGracePeriodSeconds"], 30);
@@ -216,7 +243,9 @@ async fn pods_are_bound_and_end_in_time() {
 async fn status_is_its_own_half() {
     let api = Api::new().await;
     api.create(PODS, pod("p")).await;
-    let (_, patched) = api.merge(&format!("{PODS}/p/status"), json!({"status": {"phase": "Running"}, "spec": {"nodeName": "x"}})).await;
+    let (_, patched) = api
+        .merge(&format!("{PODS}/p/status"), json!({"status": {"phase": "Running"}, "spec": {"nodeName": "x"}}))
+        .await;
     assert_eq!((&patched["status"]["phase"], &patched["spec"]["nodeName"]), (&json!("Running"), &Value::Null));
     let (_, patched) = api.merge(&format!("{PODS}/p"), json!({"status": {"phase": "Failed"}})).await;
     assert_eq!(patched["status"]["phase"], "Running");
@@ -232,7 +261,10 @@ async fn scale() {
     let made = api.create(path, d).await;
     assert_eq!((&made["spec"]["replicas"], &made["metadata"]["generation"]), (&json!(1), &json!(1)));
     let (_, scale) = api.get(&format!("{path}/d/scale")).await;
-    assert_eq!((&scale["kind"], &scale["spec"]["replicas"], &scale["status"]["selector"]), (&json!("Scale"), &json!(1), &json!("app=d")));
+    assert_eq!(
+        (&scale["kind"], &scale["spec"]["replicas"], &scale["status"]["selector"]),
+        (&json!("Scale"), &json!(1), &json!("app=d"))
+    );
     let (code, scale) = api.merge(&format!("{path}/d/scale"), json!({"spec": {"replicas": 4}})).await;
     assert_eq!((code, &scale["spec"]["replicas"]), (200, &json!(4)), "{scale}");
     let now = api.get(&format!("{path}/d")).await.1;
@@ -254,8 +286,13 @@ async fn services_get_addresses_and_give_them_back() {
     let (code, refused) = api.json(Method::POST, SERVICES, svc("c", fixed.clone())).await;
     assert_eq!(code, 422);
     let words = refused["message"].as_str().unwrap();
-    assert!(words.contains("provided IP is already allocated") && words.contains("provided port is already allocated"), "{words}");
-    let (_, changed) = api.merge(&format!("{SERVICES}/b"), json!({"spec": {"type": "ExternalName", "externalName": "example.com"}})).await;
+    assert!(
+        words.contains("provided IP is already allocated") && words.contains("provided port is already allocated"),
+        "{words}"
+    );
+    let (_, changed) = api
+        .merge(&format!("{SERVICES}/b"), json!({"spec": {"type": "ExternalName", "externalName": "example.com"}}))
+        .await;
     assert!(changed["spec"]["clusterIP"].is_null() && changed["spec"]["ports"][0]["nodePort"].is_null(), "{changed}");
     let again = api.create(SERVICES, svc("c", fixed.clone())).await;
     assert_eq!(again["spec"]["ports"][0]["nodePort"], 31000);
@@ -282,7 +319,10 @@ async fn a_thousand_services_at_once_get_a_thousand_addresses() {
 async fn namespaces_end_when_they_are_finalized() {
     let api = Api::new().await;
     let made = api.create("/api/v1/namespaces", json!({"metadata": {"name": "n"}})).await;
-    assert_eq!((&made["status"]["phase"], &made["metadata"]["labels"]["kubernetes.io/metadata.name"]), (&json!("Active"), &json!("n")));
+    assert_eq!(
+        (&made["status"]["phase"], &made["metadata"]["labels"]["kubernetes.io/metadata.name"]),
+        (&json!("Active"), &json!("n"))
+    );
     let (_, going) = api.delete("/api/v1/namespaces/n").await;
     assert_eq!(going["status"]["phase"], "Terminating");
     let (code, refused) = api.json(Method::POST, "/api/v1/namespaces/n/configmaps", map("a")).await;
@@ -309,7 +349,17 @@ async fn the_kubernetes_service_is_there() {
 #[tokio::test]
 async fn paths_that_are_no_resources() {
     let api = Api::new().await;
-    for path in ["/api", "/apis", "/api/v1", "/apis/apps/v1", "/apis/apps", "/openapi/v2", "/openapi/v3", "/openapi/v3/apis/apps/v1", "/version"] {
+    for path in [
+        "/api",
+        "/apis",
+        "/api/v1",
+        "/apis/apps/v1",
+        "/apis/apps",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/openapi/v3/apis/apps/v1",
+        "/version",
+    ] {
         assert_eq!(api.get(path).await.0, 200, "{path}");
     }
     for path in ["/nothing", "/api/v2", "/apis/nope/v1", "/api/v1/nothing"] {

@@ -116,7 +116,11 @@ async fn nothing_is_lost_between_watches() {
     }
     writer.await.unwrap();
     let (_, list) = api.get(MAPS).await;
-    let want: BTreeMap<String, String> =
-        list["items"].as_array().unwrap().iter().map(|i| (i["metadata"]["name"].as_str().unwrap().into(), version(i))).collect();
+    let want: BTreeMap<String, String> = list["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|i| (i["metadata"]["name"].as_str().unwrap().into(), version(i)))
+        .collect();
     assert_eq!(seen, want);
 }

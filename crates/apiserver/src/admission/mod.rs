@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::Result;
 use crate::call::Call;
 
-pub async fn create(call: &Call, value: &mut Value) -> Result<()> {
+pub(crate) async fn create(call: &Call, value: &mut Value) -> Result<()> {
     namespace::create(call, value).await?;
     rbac::no_more_than_own(call, value)?;
     if call.resource().id() == ("", "pods") {
@@ -22,7 +22,7 @@ pub async fn create(call: &Call, value: &mut Value) -> Result<()> {
     Ok(())
 }
 
-pub async fn update(call: &Call, next: &mut Value, _old: &Value, subresource: Option<&str>) -> Result<()> {
+pub(crate) async fn update(call: &Call, next: &mut Value, _old: &Value, subresource: Option<&str>) -> Result<()> {
     if next["kind"] == "Namespace" && subresource.is_none() {
         namespace::label(next);
     }
@@ -30,6 +30,6 @@ pub async fn update(call: &Call, next: &mut Value, _old: &Value, subresource: Op
     Ok(())
 }
 
-pub async fn delete(call: &Call, value: &Value) -> Result<()> {
+pub(crate) async fn delete(call: &Call, value: &Value) -> Result<()> {
     namespace::delete(call, value)
 }

@@ -11,13 +11,14 @@ use crate::object;
 const LABEL: &str = "kubernetes.io/metadata.name";
 const IMMORTAL: &[&str] = &["default", "kube-system", "kube-public"];
 
-pub async fn create(call: &Call, value: &mut Value) -> Result<()> {
+pub(super) async fn create(call: &Call, value: &mut Value) -> Result<()> {
     if call.resource().id() == ("", "namespaces") {
         label(value);
         return Ok(());
     }
     let Some(namespace) = call.namespace() else { return Ok(()) };
-    let resource = resources::find("", "v1", "namespaces").ok_or_else(|| Status::internal("namespaces are not served"))?;
+    let resource =
+        resources::find("", "v1", "namespaces").ok_or_else(|| Status::internal("namespaces are not served"))?;
     let found = call.storage().get(resource, None, namespace).await?;
     match object::is_deleting(&found.value) {
         true => Err(Status::namespace_terminating(call.resource(), object::name(value), namespace)),
@@ -26,7 +27,7 @@ pub async fn create(call: &Call, value: &mut Value) -> Result<()> {
 }
 
 /// A namespace carries its name as a label, so that selectors can name it.
-pub fn label(value: &mut Value) {
+pub(super) fn label(value: &mut Value) {
     let name = object::name(value).to_string();
     if !object::meta(value)["labels"].is_object() {
         object::meta_mut(value).insert("labels".into(), json!({}));
@@ -34,7 +35,7 @@ pub fn label(value: &mut Value) {
     value["metadata"]["labels"][LABEL] = name.into();
 }
 
-pub fn delete(call: &Call, value: &Value) -> Result<()> {
+pub(super) fn delete(call: &Call, value: &Value) -> Result<()> {
     let name = object::name(value);
     match call.resource().id() == ("", "namespaces") && IMMORTAL.contains(&name) {
         true => Err(Status::forbidden(call.resource(), name, "this namespace may not be deleted")),

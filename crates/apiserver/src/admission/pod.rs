@@ -6,7 +6,7 @@ use crate::object;
 
 const TAINTS: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
 
-pub fn tolerate_node_trouble(pod: &mut Value) {
+pub(super) fn tolerate_node_trouble(pod: &mut Value) {
     let spec = object::child(pod, "spec");
     let given = spec.entry("tolerations").or_insert_with(|| json!([]));
     if !given.is_array() {
@@ -31,7 +31,8 @@ mod tests {
 
     #[test]
     fn own_tolerations_win() {
-        let mut pod = json!({"spec": {"tolerations": [{"key": TAINTS[0], "operator": "Exists", "tolerationSeconds": 2}]}});
+        let mut pod =
+            json!({"spec": {"tolerations": [{"key": TAINTS[0], "operator": "Exists", "tolerationSeconds": 2}]}});
         tolerate_node_trouble(&mut pod);
         let list = pod["spec"]["tolerations"].as_array().unwrap();
         assert_eq!(list.len(), 2);

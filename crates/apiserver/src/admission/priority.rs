@@ -8,9 +8,10 @@ use crate::Result;
 use crate::call::Call;
 use crate::object;
 
-const BUILT_IN: [(&str, i64); 2] = [("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)];
+const BUILT_IN: [(&str, i64); 2] =
+    [("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)];
 
-pub async fn admit(call: &Call, pod: &mut Value) -> Result<()> {
+pub(super) async fn admit(call: &Call, pod: &mut Value) -> Result<()> {
     let asked = object::text(pod, "/spec/priorityClassName").to_string();
     let class = class(call, &asked).await?;
     let spec = object::child(pod, "spec");

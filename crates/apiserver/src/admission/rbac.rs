@@ -10,7 +10,7 @@ use crate::authz::Attributes;
 use crate::call::Call;
 use crate::object;
 
-pub fn no_more_than_own(call: &Call, value: &Value) -> Result<()> {
+pub(super) fn no_more_than_own(call: &Call, value: &Value) -> Result<()> {
     let resource = call.resource();
     if resource.group != RBAC {
         return Ok(());

@@ -11,13 +11,14 @@ use crate::object;
 
 const MOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
-pub async fn admit(call: &Call, pod: &mut Value) -> Result<()> {
+pub(super) async fn admit(call: &Call, pod: &mut Value) -> Result<()> {
     let mirror = pod.pointer("/metadata/annotations").is_some_and(|a| a.get("kubernetes.io/config.mirror").is_some());
     if mirror {
         return Ok(());
     }
     let spec = object::child(pod, "spec");
-    let given = ["serviceAccountName", "serviceAccount"].iter().find_map(|f| spec.get(*f)?.as_str().filter(|n| !n.is_empty()));
+    let given =
+        ["serviceAccountName", "serviceAccount"].iter().find_map(|f| spec.get(*f)?.as_str().filter(|n| !n.is_empty()));
     let name = given.unwrap_or("default").to_string();
     spec.insert("serviceAccountName".into(), name.clone().into());
     spec.insert("serviceAccount".into(), name.clone().into());
@@ -28,13 +29,17 @@ pub async fn admit(call: &Call, pod: &mut Value) -> Result<()> {
 
 fn refused(call: &Call, pod: &Value, name: &str, why: &Status) -> Status {
     let account = format!("{}/{name}", call.namespace().unwrap_or_default());
-    let why = format!("error looking up service account {account}: {}", why.message().replacen("serviceaccounts", "serviceaccount", 1));
+    let why = format!(
+        "error looking up service account {account}: {}",
+        why.message().replacen("serviceaccounts", "serviceaccount", 1)
+    );
     Status::forbidden(call.resource(), object::name(pod), why)
 }
 
 /// A new namespace gets its default account a moment after it was made: that moment is waited for.
 async fn account(call: &Call, name: &str) -> Result<Value> {
-    let resource = resources::find("", "v1", "serviceaccounts").ok_or_else(|| Status::internal("serviceaccounts are not served"))?;
+    let resource = resources::find("", "v1", "serviceaccounts")
+        .ok_or_else(|| Status::internal("serviceaccounts are not served"))?;
     let mut found = call.storage().get(resource, call.namespace(), name).await;
     for _ in 0..20 {
         if found.is_ok() || name != "default" {

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use ipnet::IpNet;
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum Error {
+pub(super) enum Error {
     #[error("range is full")]
     Full,
     #[error("provided IP is already allocated")]
@@ -42,13 +42,13 @@ fn pick(size: u64, band: u64, random: u64, taken: impl Fn(u64) -> bool) -> Optio
     upper.chain(lower).find(|place| !taken(*place))
 }
 
-pub fn cluster_ip(range: &IpNet, taken: impl Fn(IpAddr) -> bool, random: u64) -> Result<IpAddr, Error> {
+pub(super) fn cluster_ip(range: &IpNet, taken: impl Fn(IpAddr) -> bool, random: u64) -> Result<IpAddr, Error> {
     let size = size(range);
     let band = if size <= 16 { 0 } else { (size / 16).clamp(16, 256) };
     pick(size, band, random, |place| taken(at(range, place))).map(|place| at(range, place)).ok_or(Error::Full)
 }
 
-pub fn wish_cluster_ip(range: &IpNet, taken: impl Fn(IpAddr) -> bool, ip: IpAddr) -> Result<(), Error> {
+pub(super) fn wish_cluster_ip(range: &IpNet, taken: impl Fn(IpAddr) -> bool, ip: IpAddr) -> Result<(), Error> {
     let usable = range.contains(&ip) && ip != range.network() && (ip.is_ipv6() || ip != range.broadcast());
     match () {
         () if !usable => Err(Error::IpOutside { ip, range: *range }),
@@ -57,14 +57,14 @@ pub fn wish_cluster_ip(range: &IpNet, taken: impl Fn(IpAddr) -> bool, ip: IpAddr
     }
 }
 
-pub fn node_port(range: &RangeInclusive<u16>, taken: impl Fn(u16) -> bool, random: u64) -> Result<u16, Error> {
+pub(super) fn node_port(range: &RangeInclusive<u16>, taken: impl Fn(u16) -> bool, random: u64) -> Result<u16, Error> {
     let size = range.len() as u64;
     let band = if size <= 16 { 0 } else { (size / 32).clamp(16, 128).min(size) };
     let port = |place: u64| range.start() + place as u16;
     pick(size, band, random, |place| taken(port(place))).map(port).ok_or(Error::Full)
 }
 
-pub fn wish_node_port(range: &RangeInclusive<u16>, taken: impl Fn(u16) -> bool, port: u16) -> Result<(), Error> {
+pub(super) fn wish_node_port(range: &RangeInclusive<u16>, taken: impl Fn(u16) -> bool, port: u16) -> Result<(), Error> {
     match () {
         () if !range.contains(&port) => Err(Error::PortOutside { first: *range.start(), last: *range.end() }),
         () if taken(port) => Err(Error::PortTaken),
@@ -93,7 +93,9 @@ mod tests {
     fn the_band_is_left_for_wishes() {
         for random in [0, 1, u64::MAX] {
             assert!(node_port(&(30000..=32767), |_| false, random).unwrap() >= 30086);
-            let IpAddr::V4(ip) = cluster_ip(&"10.96.0.0/12".parse().unwrap(), |_| false, random).unwrap() else { panic!() };
+            let IpAddr::V4(ip) = cluster_ip(&"10.96.0.0/12".parse().unwrap(), |_| false, random).unwrap() else {
+                panic!()
+            };
             assert!(ip > Ipv4Addr::new(10, 96, 1, 0));
         }
     }

@@ -14,33 +14,33 @@ use skiff_api::status::Status;
 
 use crate::storage::Storage;
 use crate::{Config, Error, Result, object};
-pub use plan::{Holdings, Ranges};
+pub(crate) use plan::{Holdings, Ranges};
 
 /// What is taken, with the Service that has it.
 #[derive(Clone, Debug, Default)]
-pub struct Taken {
+pub(crate) struct Taken {
     pub ips: BTreeMap<IpAddr, Owner>,
     pub ports: BTreeMap<u16, Owner>,
 }
 
 /// `NAMESPACE/NAME`.
-pub type Owner = Arc<str>;
+pub(crate) type Owner = Arc<str>;
 
-pub struct Services {
+pub(crate) struct Services {
     ranges: Ranges,
     taken: Arc<Mutex<Taken>>,
 }
 
 /// What a write took on top and will give back: given back when dropped, kept or let go when the write succeeded.
 #[derive(Default)]
-pub struct Held {
+pub(crate) struct Held {
     taken: Option<Arc<Mutex<Taken>>>,
     new: Holdings,
     old: Holdings,
 }
 
 impl Services {
-    pub async fn load(config: &Config, storage: &Storage) -> Result<Services, Error> {
+    pub(crate) async fn load(config: &Config, storage: &Storage) -> Result<Services, Error> {
         let ranges = Ranges::of(config)?;
         let resource = resources::find("", "v1", "services").ok_or(Error::NoServiceRange)?;
         let (all, _) = storage.all(resource, None).await.map_err(Error::Services)?;
@@ -52,7 +52,13 @@ impl Services {
     }
 
     /// Completes a Service with what it needs. Anything else passes untouched.
-    pub fn reserve(&self, resource: &Resource, old: Option<&Value>, new: &mut Value, dry_run: bool) -> Result<Held> {
+    pub(crate) fn reserve(
+        &self,
+        resource: &Resource,
+        old: Option<&Value>,
+        new: &mut Value,
+        dry_run: bool,
+    ) -> Result<Held> {
         if resource.id() != ("", "services") {
             return Ok(Held::default());
         }
@@ -71,7 +77,7 @@ impl Services {
     }
 
     /// A removed Service gives everything back.
-    pub fn release(&self, resource: &Resource, value: &Value) {
+    pub(crate) fn release(&self, resource: &Resource, value: &Value) {
         if resource.id() == ("", "services") {
             lock(&self.taken).remove(&Holdings::of(value));
         }
@@ -80,7 +86,7 @@ impl Services {
 
 impl Held {
     /// The write happened.
-    pub fn keep(mut self) {
+    pub(crate) fn keep(mut self) {
         if let Some(taken) = self.taken.take() {
             lock(&taken).remove(&self.old);
         }

@@ -13,13 +13,13 @@ use crate::{Config, Error, object};
 
 /// Where addresses and ports come from.
 #[derive(Clone, Debug)]
-pub struct Ranges {
+pub(crate) struct Ranges {
     pub cidr: IpNet,
     pub ports: RangeInclusive<u16>,
 }
 
 impl Ranges {
-    pub fn of(config: &Config) -> Result<Ranges, Error> {
+    pub(crate) fn of(config: &Config) -> Result<Ranges, Error> {
         let cidr = *config.service_cidrs.first().ok_or(Error::NoServiceRange)?;
         Ok(Ranges { cidr, ports: config.node_port_range.clone() })
     }
@@ -27,13 +27,13 @@ impl Ranges {
 
 /// What a Service has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Holdings {
+pub(crate) struct Holdings {
     pub ips: BTreeSet<IpAddr>,
     pub ports: BTreeSet<u16>,
 }
 
 impl Holdings {
-    pub fn of(service: &Value) -> Holdings {
+    pub(crate) fn of(service: &Value) -> Holdings {
         let ips = service["spec"]["clusterIPs"].as_array().into_iter().flatten().filter_map(Value::as_str);
         let health = service["spec"]["healthCheckNodePort"].as_i64();
         let ports = node_ports(service).into_iter().chain(health);
@@ -43,21 +43,21 @@ impl Holdings {
         }
     }
 
-    pub fn without(&self, other: &Holdings) -> Holdings {
+    pub(crate) fn without(&self, other: &Holdings) -> Holdings {
         Holdings { ips: &self.ips - &other.ips, ports: &self.ports - &other.ports }
     }
 }
 
 /// What the type of a Service asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Needs {
+pub(super) struct Needs {
     pub ip: bool,
     pub node_ports: bool,
     pub health_port: bool,
 }
 
 impl Needs {
-    pub fn of(service: &Value) -> Needs {
+    pub(super) fn of(service: &Value) -> Needs {
         let spec = &service["spec"];
         let kind = spec["type"].as_str().unwrap_or("ClusterIP");
         let load_balancer = kind == "LoadBalancer";
@@ -70,20 +70,20 @@ impl Needs {
     }
 }
 
-pub fn node_port(port: &Value) -> Option<i64> {
+pub(super) fn node_port(port: &Value) -> Option<i64> {
     port["nodePort"].as_i64().filter(|n| *n != 0)
 }
 
-pub fn node_ports(service: &Value) -> Vec<i64> {
+pub(super) fn node_ports(service: &Value) -> Vec<i64> {
     service["spec"]["ports"].as_array().into_iter().flatten().filter_map(node_port).collect()
 }
 
-pub fn protocol(port: &Value) -> &str {
+pub(super) fn protocol(port: &Value) -> &str {
     port["protocol"].as_str().unwrap_or("TCP")
 }
 
 /// Gives the Service what it needs and does not have; what it wishes for and cannot get is an error.
-pub fn complete(ranges: &Ranges, taken: &Taken, old: Option<&Value>, new: &mut Value) -> Vec<FieldError> {
+pub(super) fn complete(ranges: &Ranges, taken: &Taken, old: Option<&Value>, new: &mut Value) -> Vec<FieldError> {
     let needs = Needs::of(new);
     let have = old.map(Holdings::of).unwrap_or_default();
     let mut errors = Vec::new();
@@ -111,8 +111,14 @@ fn complete_families(ranges: &Ranges, new: &mut Value, errors: &mut Vec<FieldErr
         let why = "this cluster is not configured for dual-stack services";
         errors.push(FieldError::invalid(&path.child("ipFamilyPolicy"), policy.as_str(), why));
     }
-    let families: Vec<String> =
-        spec.get("ipFamilies").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).map(str::to_string).collect();
+    let families: Vec<String> = spec
+        .get("ipFamilies")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(str::to_string)
+        .collect();
     for (i, given) in families.iter().enumerate().filter(|(_, f)| *f != own && !free) {
         let why = "not configured on this cluster";
         errors.push(FieldError::invalid(&path.child("ipFamilies").index(i), given.as_str(), why));
@@ -164,7 +170,14 @@ fn wish_ip(ranges: &Ranges, taken: &Taken, have: &Holdings, given: &str) -> Resu
     done.map(|()| given.to_string()).map_err(|e| format!("failed to allocate IP {given}: {e}"))
 }
 
-fn complete_ports(ranges: &Ranges, taken: &Taken, have: &Holdings, needs: Needs, new: &mut Value, errors: &mut Vec<FieldError>) {
+fn complete_ports(
+    ranges: &Ranges,
+    taken: &Taken,
+    have: &Holdings,
+    needs: Needs,
+    new: &mut Value,
+    errors: &mut Vec<FieldError>,
+) {
     let spec = object::child(new, "spec");
     let ports = spec.get_mut("ports").and_then(Value::as_array_mut);
     let mut own = BTreeSet::new();
@@ -183,7 +196,14 @@ fn complete_ports(ranges: &Ranges, taken: &Taken, have: &Holdings, needs: Needs,
 }
 
 /// The numbers that the Service names itself.
-fn check_wishes(ranges: &Ranges, taken: &Taken, have: &Holdings, ports: &[Value], own: &mut BTreeSet<u16>, errors: &mut Vec<FieldError>) {
+fn check_wishes(
+    ranges: &Ranges,
+    taken: &Taken,
+    have: &Holdings,
+    ports: &[Value],
+    own: &mut BTreeSet<u16>,
+    errors: &mut Vec<FieldError>,
+) {
     for (i, port) in ports.iter().enumerate() {
         let Some(asked) = node_port(port) else { continue };
         match wish_port(ranges, taken, have, asked) {
@@ -194,11 +214,18 @@ fn check_wishes(ranges: &Ranges, taken: &Taken, have: &Holdings, ports: &[Value]
 }
 
 /// A number for every port without one. The same port with another protocol shares its number.
-fn give_ports(ranges: &Ranges, taken: &Taken, ports: &mut [Value], own: &mut BTreeSet<u16>, errors: &mut Vec<FieldError>) {
+fn give_ports(
+    ranges: &Ranges,
+    taken: &Taken,
+    ports: &mut [Value],
+    own: &mut BTreeSet<u16>,
+    errors: &mut Vec<FieldError>,
+) {
     let mut given: Vec<(i64, String, u16)> = Vec::new();
     for (i, port) in ports.iter_mut().enumerate() {
         let (service_port, protocol) = (port["port"].as_i64().unwrap_or(0), protocol(port).to_string());
-        let shared = || given.iter().find(|(p, _, n)| *p == service_port && !used(&given, *n, &protocol)).map(|(_, _, n)| *n);
+        let shared =
+            || given.iter().find(|(p, _, n)| *p == service_port && !used(&given, *n, &protocol)).map(|(_, _, n)| *n);
         let number = match node_port(port).and_then(|n| u16::try_from(n).ok()).or_else(shared) {
             Some(number) => Ok(number),
             None => pick_port(ranges, taken, own),
@@ -234,7 +261,9 @@ fn wish_port(ranges: &Ranges, taken: &Taken, have: &Holdings, asked: i64) -> Res
     if have.ports.contains(&number) {
         return Ok(number);
     }
-    alloc::wish_node_port(&ranges.ports, |p| taken.ports.contains_key(&p), number).map(|()| number).map_err(|e| e.to_string())
+    alloc::wish_node_port(&ranges.ports, |p| taken.ports.contains_key(&p), number)
+        .map(|()| number)
+        .map_err(|e| e.to_string())
 }
 
 #[cfg(test)]
@@ -254,7 +283,11 @@ mod tests {
     fn done(spec: Value) -> Result<Value, String> {
         let mut service = json!({"metadata": {"name": "s"}, "spec": spec});
         let errors = complete(&ranges(), &taken(), None, &mut service);
-        if errors.is_empty() { Ok(service["spec"].clone()) } else { Err(errors.iter().map(|e| e.to_string()).collect::<Vec<_>>().join("; ")) }
+        if errors.is_empty() {
+            Ok(service["spec"].clone())
+        } else {
+            Err(errors.iter().map(|e| e.to_string()).collect::<Vec<_>>().join("; "))
+        }
     }
 
     #[test]
@@ -280,7 +313,10 @@ mod tests {
         assert!(ip("192.168.0.1").contains("not in the valid range"), "{}", ip("192.168.0.1"));
         assert_eq!(done(json!({"clusterIP": "10.96.0.9"})).unwrap()["clusterIPs"], json!(["10.96.0.9"]));
         let port = |n: i64| done(json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": n}]}));
-        assert_eq!(port(30007).unwrap_err(), "spec.ports[0].nodePort: Invalid value: 30007: provided port is already allocated");
+        assert_eq!(
+            port(30007).unwrap_err(),
+            "spec.ports[0].nodePort: Invalid value: 30007: provided port is already allocated"
+        );
         let outside = "spec.ports[0].nodePort: Invalid value: 99: provided port is not in the valid range. The range of valid ports is 30000-32767";
         assert_eq!(port(99).unwrap_err(), outside);
         assert_eq!(port(31000).unwrap()["ports"][0]["nodePort"], 31000);
@@ -288,7 +324,8 @@ mod tests {
 
     #[test]
     fn protocols_share_a_number_ports_do_not() {
-        let ports = json!([{"port": 80, "protocol": "TCP"}, {"port": 80, "protocol": "UDP"}, {"port": 81, "protocol": "TCP"}]);
+        let ports =
+            json!([{"port": 80, "protocol": "TCP"}, {"port": 80, "protocol": "UDP"}, {"port": 81, "protocol": "TCP"}]);
         let spec = done(json!({"type": "NodePort", "ports": ports})).unwrap();
         let number = |i: usize| spec["ports"][i]["nodePort"].as_i64().unwrap();
         assert_eq!(number(0), number(1));

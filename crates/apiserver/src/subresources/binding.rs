@@ -10,7 +10,7 @@ use crate::encode::Reply;
 use crate::object;
 use crate::verbs::write;
 
-pub async fn run(call: &Call, body: &[u8]) -> Result<Reply> {
+pub(super) async fn run(call: &Call, body: &[u8]) -> Result<Reply> {
     let binding = read_body(call, "v1", "Binding", body)?;
     let node = object::text(&binding, "/target/name");
     if node.is_empty() {
@@ -19,7 +19,8 @@ pub async fn run(call: &Call, body: &[u8]) -> Result<Reply> {
     let name = call.name()?;
     let how = write::How { subresource: Some("binding"), ..write::How::SPEC };
     let now = object::time(call.now);
-    write::update(call, name, &how, |current| bound(call, name, current.unwrap_or(&Value::Null), &binding, node, &now)).await?;
+    write::update(call, name, &how, |current| bound(call, name, current.unwrap_or(&Value::Null), &binding, node, &now))
+        .await?;
     Ok(success())
 }
 
@@ -29,7 +30,10 @@ fn bound(call: &Call, name: &str, pod: &Value, binding: &Value, node: &str, now:
     let refuse = |why: String| Err(Status::conflict(call.resource(), name, why));
     match () {
         () if !uid.is_empty() && uid != object::uid(pod) => {
-            return refuse(format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", object::uid(pod)));
+            return refuse(format!(
+                "Precondition failed: UID in precondition: {uid}, UID in object meta: {}",
+                object::uid(pod)
+            ));
         }
         () if object::is_deleting(pod) => {
             return refuse(format!("pod {name} is being deleted, cannot be assigned to a host"));
@@ -42,7 +46,8 @@ fn bound(call: &Call, name: &str, pod: &Value, binding: &Value, node: &str, now:
     let conditions = object::child(&mut next, "status").entry("conditions").or_insert_with(|| json!([]));
     if let Some(conditions) = conditions.as_array_mut() {
         conditions.retain(|c| c["type"] != "PodScheduled");
-        conditions.push(json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now}));
+        conditions
+            .push(json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now}));
     }
     Ok(next)
 }

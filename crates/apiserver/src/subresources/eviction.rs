@@ -12,7 +12,7 @@ use crate::encode::Reply;
 use crate::object;
 use crate::verbs::delete::{self, Options};
 
-pub async fn run(call: &Call, body: &[u8]) -> Result<Reply> {
+pub(super) async fn run(call: &Call, body: &[u8]) -> Result<Reply> {
     let eviction = read_body(call, "policy/v1", "Eviction", body)?;
     let options = Options::of(&eviction["deleteOptions"], &call.query, call.dry_run)?;
     let name = call.name()?;

@@ -10,7 +10,7 @@ use crate::encode::Reply;
 use crate::object;
 use crate::verbs::{update, write};
 
-pub async fn run(call: &Call, body: &[u8]) -> Result<Reply> {
+pub(super) async fn run(call: &Call, body: &[u8]) -> Result<Reply> {
     let mut value = decode::value(Media::of(&call.headers, Media::OBJECTS)?, body)?;
     decode::check_kind(call.resource(), &mut value)?;
     update::fit_name(call, &mut value)?;

@@ -19,7 +19,7 @@ use crate::encode::Reply;
 use crate::route::Verb;
 use crate::verbs::{patch, read, update};
 
-pub async fn run(call: &Call, subresource: &str, body: Bytes) -> Result<Reply> {
+pub(crate) async fn run(call: &Call, subresource: &str, body: Bytes) -> Result<Reply> {
     let known = call.resource().subresource(subresource).ok_or_else(Status::no_such_resource)?;
     if !known.verbs.contains(&call.verb.as_str()) {
         return Err(Status::method_not_allowed(Some(call.resource())));
@@ -47,6 +47,7 @@ fn read_body(call: &Call, api_version: &str, kind: &str, body: &[u8]) -> Result<
 
 /// What things that are done answer.
 fn success() -> Reply {
-    let status = serde_json::json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
+    let status =
+        serde_json::json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     Reply::Plain(StatusCode::CREATED, status)
 }

@@ -22,7 +22,7 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// How much of a node's error is read.
 const ERROR_BODY: usize = 64 * 1024;
 
-pub async fn run(call: &Call, what: &str, body: Bytes) -> Result<Reply> {
+pub(super) async fn run(call: &Call, what: &str, body: Bytes) -> Result<Reply> {
     let name = call.name()?;
     let pod = call.storage().get(call.resource(), call.namespace(), name).await?;
     let host = object::text(&pod.value, "/spec/nodeName");
@@ -42,7 +42,8 @@ async fn node_address(call: &Call, host: &str) -> Result<(String, u16)> {
     let addresses = node.value.pointer("/status/addresses").and_then(Value::as_array);
     let internal = addresses.into_iter().flatten().find(|a| a["type"] == "InternalIP");
     let ip = internal.and_then(|a| a["address"].as_str());
-    let port = node.value.pointer("/status/daemonEndpoints/kubeletEndpoint/Port").and_then(Value::as_u64).unwrap_or(10250);
+    let port =
+        node.value.pointer("/status/daemonEndpoints/kubeletEndpoint/Port").and_then(Value::as_u64).unwrap_or(10250);
     match (ip, u16::try_from(port)) {
         (Some(ip), Ok(port)) => Ok((ip.to_string(), port)),
         _ => Err(Status::internal(format!("node {host} has no InternalIP in its status: is its agent running?"))),
@@ -77,19 +78,29 @@ fn container(pod: &Value, asked: Option<&str>) -> Result<String> {
     let (main, pod_name) = (names("containers"), object::name(pod));
     match asked {
         Some(asked) => {
-            let known = ["initContainers", "containers", "ephemeralContainers"].iter().any(|l| names(l).iter().any(|n| n == asked));
+            let known = ["initContainers", "containers", "ephemeralContainers"]
+                .iter()
+                .any(|l| names(l).iter().any(|n| n == asked));
             let missing = || Status::bad_request(format!("container {asked} is not valid for pod {pod_name}"));
             if known { Ok(asked.to_string()) } else { Err(missing()) }
         }
         None if main.len() == 1 => Ok(main[0].clone()),
         None => {
             let list = main.join(" ");
-            Err(Status::bad_request(format!("a container name must be specified for pod {pod_name}, choose one of: [{list}]")))
+            Err(Status::bad_request(format!(
+                "a container name must be specified for pod {pod_name}, choose one of: [{list}]"
+            )))
         }
     }
 }
 
-async fn send(call: &Call, host: &str, address: &(String, u16), target: &str, body: Bytes) -> Result<Response<Incoming>> {
+async fn send(
+    call: &Call,
+    host: &str,
+    address: &(String, u16),
+    target: &str,
+    body: Bytes,
+) -> Result<Response<Incoming>> {
     let failed = |what: &str, e: &dyn std::fmt::Display| {
         Status::internal(format!("error dialing node {host} at {}:{}: {what}: {e}", address.0, address.1))
     };
@@ -109,7 +120,11 @@ async fn send(call: &Call, host: &str, address: &(String, u16), target: &str, bo
             tracing::debug!("connection to a node: {e}");
         }
     });
-    let mut request = Request::builder().method(call.method.clone()).uri(target).body(full(body)).map_err(|e| failed("request", &e))?;
+    let mut request = Request::builder()
+        .method(call.method.clone())
+        .uri(target)
+        .body(full(body))
+        .map_err(|e| failed("request", &e))?;
     forward_headers(&call.headers, request.headers_mut());
     if let Ok(host) = format!("{}:{}", address.0, address.1).parse() {
         request.headers_mut().insert(HOST, host);
@@ -121,7 +136,12 @@ async fn send(call: &Call, host: &str, address: &(String, u16), target: &str, bo
 fn forward_headers(from: &HeaderMap, to: &mut HeaderMap) {
     for (name, value) in from {
         let text = name.as_str();
-        if *name == CONNECTION || *name == UPGRADE || *name == CONTENT_TYPE || text.starts_with("sec-websocket-") || text == "x-stream-protocol-version" {
+        if *name == CONNECTION
+            || *name == UPGRADE
+            || *name == CONTENT_TYPE
+            || text.starts_with("sec-websocket-")
+            || text == "x-stream-protocol-version"
+        {
             // kubectl's bearer token may travel as a subprotocol.
             let secret = value.to_str().is_ok_and(|v| v.contains("base64url.bearer.authorization.k8s.io"));
             if !secret {
@@ -177,7 +197,10 @@ async fn node_error(response: Response<Incoming>) -> Status {
     let code = response.status().as_u16();
     let body = Limited::new(response.into_body(), ERROR_BODY).collect().await.map(|b| b.to_bytes()).unwrap_or_default();
     let text = String::from_utf8_lossy(&body).trim().to_string();
-    let message = serde_json::from_str::<Value>(&text).ok().and_then(|v| v["message"].as_str().map(str::to_string)).unwrap_or(text);
+    let message = serde_json::from_str::<Value>(&text)
+        .ok()
+        .and_then(|v| v["message"].as_str().map(str::to_string))
+        .unwrap_or(text);
     let reason = match code {
         400 => "BadRequest",
         403 => "Forbidden",

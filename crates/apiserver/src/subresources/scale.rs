@@ -15,7 +15,7 @@ use crate::verbs::{patch, update, write};
 
 const KIND: (&str, &str) = ("autoscaling/v1", "Scale");
 
-pub async fn run(call: &Call, body: &[u8]) -> Result<Reply> {
+pub(super) async fn run(call: &Call, body: &[u8]) -> Result<Reply> {
     let name = call.name()?;
     if call.verb == Verb::Get {
         let current = call.storage().get(call.resource(), call.namespace(), name).await?;
@@ -48,7 +48,11 @@ fn apply(call: &Call, scale: &Value, mut object: Value) -> Result<Value> {
     let replicas = scale.pointer("/spec/replicas").map_or(Some(0), Value::as_i64);
     let replicas = replicas.filter(|r| (0..=i32::MAX as i64).contains(r)).ok_or_else(|| {
         let path = skiff_api::field::Path::new("spec").child("replicas");
-        let error = skiff_api::field::Error::invalid(&path, scale["spec"]["replicas"].clone(), "must be greater than or equal to 0");
+        let error = skiff_api::field::Error::invalid(
+            &path,
+            scale["spec"]["replicas"].clone(),
+            "must be greater than or equal to 0",
+        );
         Status::invalid_kind("autoscaling", "Scale", call.name().unwrap_or_default(), vec![error])
     })?;
     object::child(&mut object, "spec").insert("replicas".into(), replicas.into());

@@ -15,15 +15,23 @@ use crate::object::{self, text};
 
 const HOUR: i64 = 3600;
 
-pub async fn run(call: &Call, body: &[u8]) -> Result<Reply> {
+pub(super) async fn run(call: &Call, body: &[u8]) -> Result<Reply> {
     let mut request = read_body(call, "authentication.k8s.io/v1", "TokenRequest", body)?;
     let account = call.storage().get(call.resource(), call.namespace(), call.name()?).await?;
     let seconds = request.pointer("/spec/expirationSeconds").and_then(Value::as_i64).unwrap_or(HOUR);
     if !(600..=1 << 32).contains(&seconds) {
-        return Err(Status::bad_request("spec.expirationSeconds: Invalid value: may not specify a duration less than 10 minutes or more than 2^32 seconds"));
+        return Err(Status::bad_request(
+            "spec.expirationSeconds: Invalid value: may not specify a duration less than 10 minutes or more than 2^32 seconds",
+        ));
     }
     let tokens = call.server.access.tokens();
-    let asked: Vec<String> = request.pointer("/spec/audiences").and_then(Value::as_array).into_iter().flatten().filter_map(|a| a.as_str().map(str::to_string)).collect();
+    let asked: Vec<String> = request
+        .pointer("/spec/audiences")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(|a| a.as_str().map(str::to_string))
+        .collect();
     let audiences = if asked.is_empty() { tokens.audiences().to_vec() } else { asked };
     let kubernetes = bound(call, &account.value, &request["spec"]["boundObjectRef"]).await?;
     let claims = Claims::new(kubernetes, audiences.clone(), call.now, seconds);
@@ -48,10 +56,13 @@ async fn bound(call: &Call, account: &Value, wanted: &Value) -> Result<Kubernete
         return Ok(claims);
     }
     let resource = resources::find_kind("", "v1", kind).filter(|r| matches!(r.plural, "pods" | "secrets" | "nodes"));
-    let resource = resource.ok_or_else(|| Status::bad_request(format!("cannot bind token for serviceaccount to object of type {kind}")))?;
+    let resource = resource
+        .ok_or_else(|| Status::bad_request(format!("cannot bind token for serviceaccount to object of type {kind}")))?;
     let found = call.storage().get(resource, call.namespace().filter(|_| resource.namespaced()), name).await?;
     if !uid.is_empty() && uid != object::uid(&found.value) {
-        let why = format!("the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated");
+        let why = format!(
+            "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated"
+        );
         return Err(Status::conflict(resource, name, why));
     }
     let object = Some(reference(&found.value));

@@ -14,7 +14,7 @@ use crate::validation;
 /// How many names are tried for one generateName.
 const NAMES: usize = 8;
 
-pub async fn run(call: &Call, body: &[u8]) -> Result<Reply> {
+pub(crate) async fn run(call: &Call, body: &[u8]) -> Result<Reply> {
     if call.resource().namespaced() && call.namespace().is_none() {
         return Err(Status::method_not_allowed(Some(call.resource())));
     }
@@ -25,7 +25,7 @@ pub async fn run(call: &Call, body: &[u8]) -> Result<Reply> {
 }
 
 /// Creates the object; with generateName under the first free name.
-pub async fn named(call: &Call, mut value: Value) -> Result<Value> {
+pub(crate) async fn named(call: &Call, mut value: Value) -> Result<Value> {
     let base = object::text(&value, "/metadata/generateName").to_string();
     if !object::name(&value).is_empty() || base.is_empty() {
         return write::create(call, value).await.map(Written::value);

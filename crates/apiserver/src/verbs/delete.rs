@@ -21,7 +21,7 @@ const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Options {
+pub(crate) struct Options {
     pub grace: Option<i64>,
     pub propagation: Option<Propagation>,
     pub uid: Option<String>,
@@ -30,7 +30,7 @@ pub struct Options {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Propagation {
+pub(crate) enum Propagation {
     Orphan,
     Background,
     Foreground,
@@ -38,7 +38,7 @@ pub enum Propagation {
 
 impl Options {
     /// From the body's DeleteOptions; what it leaves open comes from the query.
-    pub fn read(call: &Call, body: &[u8]) -> Result<Options> {
+    pub(crate) fn read(call: &Call, body: &[u8]) -> Result<Options> {
         let body = match body.iter().all(u8::is_ascii_whitespace) {
             true => Value::Null,
             false => decode::value(Media::of(&call.headers, Media::OBJECTS)?, body)?,
@@ -46,14 +46,16 @@ impl Options {
         Self::of(&body, &call.query, call.dry_run)
     }
 
-    pub fn of(body: &Value, query: &Query, dry_run: bool) -> Result<Options> {
+    pub(crate) fn of(body: &Value, query: &Query, dry_run: bool) -> Result<Options> {
         let text = |pointer: &str| body.pointer(pointer).and_then(Value::as_str).map(str::to_string);
         let grace = match body["gracePeriodSeconds"].as_i64() {
             Some(grace) => Some(grace),
             None => query.number("gracePeriodSeconds")?,
         };
         let policy = text("/propagationPolicy").or_else(|| query.text("propagationPolicy").map(str::to_string));
-        let orphan = body["orphanDependents"].as_bool().or_else(|| query.has("orphanDependents").then(|| query.flag("orphanDependents")));
+        let orphan = body["orphanDependents"]
+            .as_bool()
+            .or_else(|| query.has("orphanDependents").then(|| query.flag("orphanDependents")));
         Ok(Options {
             grace,
             propagation: propagation(policy.as_deref(), orphan)?,
@@ -80,7 +82,7 @@ fn propagation(policy: Option<&str>, orphan: Option<bool>) -> Result<Option<Prop
 
 /// What a delete comes to.
 #[derive(Debug, PartialEq)]
-pub enum Plan {
+pub(crate) enum Plan {
     /// It goes now.
     Remove,
     /// It is marked and goes when its finalizers are gone and its time is over.
@@ -89,7 +91,7 @@ pub enum Plan {
     Nothing,
 }
 
-pub fn plan(resource: &Resource, current: &Value, options: &Options, now: Timestamp) -> Plan {
+pub(crate) fn plan(resource: &Resource, current: &Value, options: &Options, now: Timestamp) -> Plan {
     let mut next = current.clone();
     set_finalizers(&mut next, options.propagation);
     let grace = grace_period(resource, current, options);
@@ -140,12 +142,12 @@ fn grace_period(resource: &Resource, current: &Value, options: &Options) -> i64 
     }
 }
 
-pub async fn run(call: &Call, body: &[u8]) -> Result<Reply> {
+pub(crate) async fn run(call: &Call, body: &[u8]) -> Result<Reply> {
     let options = Options::read(call, body)?;
     one(call, call.name()?, &options).await
 }
 
-pub async fn one(call: &Call, name: &str, options: &Options) -> Result<Reply> {
+pub(crate) async fn one(call: &Call, name: &str, options: &Options) -> Result<Reply> {
     let resource = call.resource();
     for _ in 0..ATTEMPTS {
         let current = call.storage().get(resource, call.namespace(), name).await?;
@@ -182,7 +184,15 @@ async fn carry_out(call: &Call, name: &str, plan: Plan, current: &Object, dry_ru
 
 /// Some kinds show what was deleted, the others answer with a Status.
 fn removed(resource: &Resource, name: &str, value: &Value) -> Reply {
-    const SHOWN: &[&str] = &["pods", "services", "serviceaccounts", "podtemplates", "persistentvolumeclaims", "persistentvolumes", "resourcequotas"];
+    const SHOWN: &[&str] = &[
+        "pods",
+        "services",
+        "serviceaccounts",
+        "podtemplates",
+        "persistentvolumeclaims",
+        "persistentvolumes",
+        "resourcequotas",
+    ];
     match resource.group.is_empty() && SHOWN.contains(&resource.plural) {
         true => Reply::ok(value.clone()),
         false => Reply::Plain(StatusCode::OK, status::success(resource, name, object::uid(value))),
@@ -197,14 +207,16 @@ fn check_preconditions(resource: &Resource, name: &str, current: &Object, option
     }
     let have = current.rev.to_string();
     if let Some(rv) = options.resource_version.as_deref().filter(|rv| *rv != have) {
-        let why = format!("Precondition failed: ResourceVersion in precondition: {rv}, ResourceVersion in object meta: {have}");
+        let why = format!(
+            "Precondition failed: ResourceVersion in precondition: {rv}, ResourceVersion in object meta: {have}"
+        );
         return Err(Status::conflict(resource, name, why));
     }
     Ok(())
 }
 
 /// Every object that the selectors match; what is gone by then is no error.
-pub async fn collection(call: &Call, body: &[u8]) -> Result<Reply> {
+pub(crate) async fn collection(call: &Call, body: &[u8]) -> Result<Reply> {
     if call.resource().namespaced() && call.namespace().is_none() {
         return Err(Status::method_not_allowed(Some(call.resource())));
     }
@@ -270,7 +282,10 @@ mod tests {
         let with = |p| Options { propagation: Some(p), ..Options::default() };
         assert_eq!(check(deployments, plain.clone(), Options::default()), "remove");
         assert_eq!(check(deployments, plain.clone(), with(Propagation::Background)), "remove");
-        assert_eq!(check(deployments, plain.clone(), with(Propagation::Foreground)), "1970-01-01T00:00:00Z 0 [\"foregroundDeletion\"]");
+        assert_eq!(
+            check(deployments, plain.clone(), with(Propagation::Foreground)),
+            "1970-01-01T00:00:00Z 0 [\"foregroundDeletion\"]"
+        );
         assert_eq!(check(deployments, plain, with(Propagation::Orphan)), "1970-01-01T00:00:00Z 0 [\"orphan\"]");
         assert_eq!(check(deployments, held, Options::default()), "1970-01-01T00:00:00Z 0 [\"x\"]");
     }
@@ -278,7 +293,9 @@ mod tests {
     #[test]
     fn namespaces_terminate() {
         let ns = json!({"kind": "Namespace", "metadata": {"name": "n"}, "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}});
-        let Plan::Mark(next) = plan(find("", "v1", "namespaces").unwrap(), &ns, &Options::default(), Timestamp::UNIX_EPOCH) else {
+        let Plan::Mark(next) =
+            plan(find("", "v1", "namespaces").unwrap(), &ns, &Options::default(), Timestamp::UNIX_EPOCH)
+        else {
             panic!("a namespace with a finalizer goes at once")
         };
         assert_eq!(next["status"]["phase"], "Terminating");

@@ -1,11 +1,11 @@
 //! One implementation of each verb for every resource.
 
-pub mod create;
-pub mod delete;
-pub mod patch;
-pub mod read;
-pub mod update;
-pub mod write;
+pub(crate) mod create;
+pub(crate) mod delete;
+pub(crate) mod patch;
+pub(crate) mod read;
+pub(crate) mod update;
+pub(crate) mod write;
 
 use bytes::Bytes;
 use skiff_api::status::Status;
@@ -16,7 +16,7 @@ use crate::route::Verb;
 use crate::{Result, watch};
 
 /// The verb on the resource itself (subresources go their own way).
-pub async fn run(call: &Call, body: Bytes) -> Result<Reply> {
+pub(crate) async fn run(call: &Call, body: Bytes) -> Result<Reply> {
     if !call.resource().allows(call.verb.as_str()) {
         return Err(Status::method_not_allowed(Some(call.resource())));
     }

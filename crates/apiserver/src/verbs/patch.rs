@@ -14,7 +14,7 @@ use crate::encode::Reply;
 use crate::object;
 use crate::validation;
 
-pub async fn run(call: &Call, body: &[u8]) -> Result<Reply> {
+pub(crate) async fn run(call: &Call, body: &[u8]) -> Result<Reply> {
     match media(call)? {
         Media::ApplyPatch => server_side(call, body).await,
         media => {
@@ -27,7 +27,7 @@ pub async fn run(call: &Call, body: &[u8]) -> Result<Reply> {
 }
 
 /// A patch says what it is: there is no default.
-pub fn media(call: &Call) -> Result<Media> {
+pub(crate) fn media(call: &Call) -> Result<Media> {
     if !call.headers.contains_key(http::header::CONTENT_TYPE) {
         let names: Vec<&str> = Media::PATCHES.iter().map(|m| m.as_str()).collect();
         return Err(Status::unsupported_media(&names));
@@ -44,7 +44,7 @@ fn patched(call: &Call, media: Media, patch: &Value, current: &Value) -> Result<
 }
 
 /// The patch on any value; the rules of strategic patches are those of the resource.
-pub fn change(call: &Call, media: Media, patch: &Value, current: &Value) -> Result<Value> {
+pub(crate) fn change(call: &Call, media: Media, patch: &Value, current: &Value) -> Result<Value> {
     let done = match media {
         Media::JsonPatch => patch::json(current, patch),
         Media::MergePatch => patch::merge(current, patch),
@@ -77,12 +77,8 @@ async fn server_side(call: &Call, body: &[u8]) -> Result<Reply> {
     if config.pointer("/metadata/managedFields").is_some_and(|f| f.as_array().is_none_or(|a| !a.is_empty())) {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
-    let options = apply::Options {
-        manager,
-        force: call.query.flag("force"),
-        subresource: call.subresource(),
-        now: call.now,
-    };
+    let options =
+        apply::Options { manager, force: call.query.flag("force"), subresource: call.subresource(), now: call.now };
     let how = How { subresource: call.subresource(), create: call.subresource().is_none(), track: false };
     let change = |current: Option<&Value>| {
         keep_version(&config, apply::apply(call.resource(), current, &config, &options).map_err(|e| conflict(&e))?)

@@ -17,7 +17,7 @@ use crate::storage;
 /// How many entries are read at once while looking for matches.
 const CHUNK: usize = 500;
 
-pub async fn get(call: &Call) -> Result<Reply> {
+pub(crate) async fn get(call: &Call) -> Result<Reply> {
     let name = call.name()?;
     reachable(call, call.query.number("resourceVersion")?).await?;
     Ok(Reply::ok(call.storage().get(call.resource(), call.namespace(), name).await?.value))
@@ -70,13 +70,13 @@ fn from(call: &Call) -> Result<From> {
     }
     let rev: Option<Rev> = q.number("resourceVersion")?;
     match (how, rev) {
-        (Some("Exact"), None | Some(0)) => {
-            Err(Status::bad_request("resourceVersionMatch: Forbidden: resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\" or unset"))
-        }
+        (Some("Exact"), None | Some(0)) => Err(Status::bad_request(
+            "resourceVersionMatch: Forbidden: resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\" or unset",
+        )),
         (Some("Exact"), at) => Ok(From { at, after: None }),
-        (Some("NotOlderThan"), None) => {
-            Err(Status::bad_request("resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided"))
-        }
+        (Some("NotOlderThan"), None) => Err(Status::bad_request(
+            "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
+        )),
         (None | Some("NotOlderThan"), _) => Ok(From::default()),
         (Some(other), _) => Err(Status::bad_request(format!(
             "resourceVersionMatch: Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\""
@@ -84,19 +84,19 @@ fn from(call: &Call) -> Result<From> {
     }
 }
 
-pub async fn list(call: &Call) -> Result<Reply> {
+pub(crate) async fn list(call: &Call) -> Result<Reply> {
     let found = find(call).await?;
     let items = found.objects.into_iter().map(|o| o.value).collect();
     Ok(Reply::List { items, metadata: found.metadata })
 }
 
-pub struct Found {
+pub(crate) struct Found {
     pub objects: Vec<Object>,
     pub metadata: Value,
 }
 
 /// The objects that a list asks for, a page of them when it has a limit.
-pub async fn find(call: &Call) -> Result<Found> {
+pub(crate) async fn find(call: &Call) -> Result<Found> {
     let selection = Selection::of(call)?;
     let limit: usize = call.query.number("limit")?.unwrap_or(0);
     let from = from(call)?;

@@ -12,7 +12,7 @@ use crate::encode::Reply;
 use crate::object;
 use crate::validation;
 
-pub async fn run(call: &Call, body: &[u8]) -> Result<Reply> {
+pub(crate) async fn run(call: &Call, body: &[u8]) -> Result<Reply> {
     let mut value = decode::value(Media::of(&call.headers, Media::OBJECTS)?, body)?;
     decode::check_kind(call.resource(), &mut value)?;
     validation::fields(call, call.resource(), &value)?;
@@ -22,7 +22,7 @@ pub async fn run(call: &Call, body: &[u8]) -> Result<Reply> {
     Ok(reply(written))
 }
 
-pub fn reply(written: Written) -> Reply {
+pub(crate) fn reply(written: Written) -> Reply {
     match written {
         Written::Created(value) => Reply::Object(StatusCode::CREATED, value),
         Written::Updated(value) => Reply::ok(value),
@@ -30,7 +30,7 @@ pub fn reply(written: Written) -> Reply {
 }
 
 /// The name in the object is the name in the path, or left out.
-pub fn fit_name(call: &Call, value: &mut Value) -> Result<()> {
+pub(crate) fn fit_name(call: &Call, value: &mut Value) -> Result<()> {
     let want = call.name()?;
     let got = object::name(value).to_string();
     if got.is_empty() {

@@ -12,13 +12,13 @@ use crate::storage::{ATTEMPTS, Miss};
 use crate::{Result, admission, after};
 
 /// What came of a write; the value is as stored, with its resourceVersion.
-pub enum Written {
+pub(crate) enum Written {
     Created(Value),
     Updated(Value),
 }
 
 impl Written {
-    pub fn value(self) -> Value {
+    pub(crate) fn value(self) -> Value {
         match self {
             Written::Created(value) | Written::Updated(value) => value,
         }
@@ -26,7 +26,7 @@ impl Written {
 }
 
 /// How an update goes.
-pub struct How<'a> {
+pub(crate) struct How<'a> {
     /// Which half of the object may change.
     pub subresource: Option<&'a str>,
     /// Make the object when it does not exist.
@@ -36,11 +36,10 @@ pub struct How<'a> {
 }
 
 impl How<'_> {
-    pub const SPEC: How<'static> = How { subresource: None, create: false, track: true };
-    pub const STATUS: How<'static> = How { subresource: Some("status"), create: false, track: true };
+    pub(crate) const SPEC: How<'static> = How { subresource: None, create: false, track: true };
 }
 
-pub async fn create(call: &Call, value: Value) -> Result<Written> {
+pub(crate) async fn create(call: &Call, value: Value) -> Result<Written> {
     create_tracked(call, value, true).await
 }
 
@@ -111,7 +110,9 @@ fn fit_namespace(call: &Call, value: &mut Value) -> Result<()> {
     } else if got.is_empty() {
         meta.insert("namespace".into(), want.into());
     } else if got != want {
-        return Err(Status::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
+        return Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        ));
     }
     Ok(())
 }
@@ -121,7 +122,7 @@ fn refuse(call: &Call, name: &str, errors: Vec<FieldError>) -> Result<()> {
 }
 
 /// Reads, lets `change` say what is wanted, and writes; starts over when another writer came between.
-pub async fn update<F>(call: &Call, name: &str, how: &How<'_>, mut change: F) -> Result<Written>
+pub(crate) async fn update<F>(call: &Call, name: &str, how: &How<'_>, mut change: F) -> Result<Written>
 where
     F: FnMut(Option<&Value>) -> Result<Value> + Send,
 {
@@ -178,7 +179,8 @@ fn check_preconditions(call: &Call, name: &str, current: &Object, wanted: &Value
 async fn commit(call: &Call, how: &How<'_>, current: &Object, wanted: Value) -> Result<Value, Miss> {
     let mut next = settle(call, how, &current.value, wanted).await.map_err(Miss::Failed)?;
     let resource = call.resource();
-    let held = call.server.services.reserve(resource, Some(&current.value), &mut next, call.dry_run).map_err(Miss::Failed)?;
+    let held =
+        call.server.services.reserve(resource, Some(&current.value), &mut next, call.dry_run).map_err(Miss::Failed)?;
     object::set_resource_version(&mut next, current.rev);
     if call.dry_run || object::same(&current.value, &next) {
         return Ok(next);
@@ -203,7 +205,7 @@ async fn settle(call: &Call, how: &How<'_>, old: &Value, mut next: Value) -> Res
     if how.track {
         apply::track_update(resource, Some(old), &mut next, &call.manager(), how.subresource, call.now);
     }
-    refuse(call, object::name(old), validate::update(resource, &next, old))?;
+    refuse(call, object::name(old), validate::update_through(resource, &next, old, how.subresource))?;
     if how.subresource.is_none() {
         call.warn(warnings::of(resource, &next, Some(old)));
     }
@@ -211,7 +213,7 @@ async fn settle(call: &Call, how: &How<'_>, old: &Value, mut next: Value) -> Res
 }
 
 /// A deleted object whose last finalizer is gone and that nobody needs time to end.
-pub fn finished(value: &Value) -> bool {
+pub(crate) fn finished(value: &Value) -> bool {
     let waits_for_spec = value["kind"] == "Namespace"
         && value.pointer("/spec/finalizers").and_then(Value::as_array).is_some_and(|f| !f.is_empty());
     object::is_deleting(value)
@@ -221,7 +223,7 @@ pub fn finished(value: &Value) -> bool {
 }
 
 /// Takes the object out of the store and does what follows from it.
-pub async fn remove(call: &Call, key: &str, current: &Object) -> Result<(), Miss> {
+pub(crate) async fn remove(call: &Call, key: &str, current: &Object) -> Result<(), Miss> {
     call.storage().delete(key, current.rev).await?;
     call.server.services.release(call.resource(), &current.value);
     after::delete(call, &current.value).await;
@@ -240,7 +242,10 @@ mod tests {
             (json!({"metadata": {"deletionTimestamp": "x"}}), true),
             (json!({"metadata": {"deletionTimestamp": "x", "finalizers": ["a"]}}), false),
             (json!({"metadata": {"deletionTimestamp": "x", "deletionGracePeriodSeconds": 30}}), false),
-            (json!({"kind": "Namespace", "metadata": {"deletionTimestamp": "x"}, "spec": {"finalizers": ["kubernetes"]}}), false),
+            (
+                json!({"kind": "Namespace", "metadata": {"deletionTimestamp": "x"}, "spec": {"finalizers": ["kubernetes"]}}),
+                false,
+            ),
             (json!({"kind": "Namespace", "metadata": {"deletionTimestamp": "x"}, "spec": {}}), true),
         ];
         for (value, want) in cases {

@@ -9,7 +9,7 @@ use skiff_store::{Entry, Event, Rev};
 use crate::object::{self, Object};
 
 #[derive(Debug)]
-pub struct Change {
+pub(crate) struct Change {
     pub rev: Rev,
     pub key: Arc<str>,
     now: Option<Entry>,
@@ -21,14 +21,14 @@ pub struct Change {
 
 /// What a watcher sees of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     Added,
     Modified,
     Deleted,
 }
 
 impl Kind {
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Kind::Added => "ADDED",
             Kind::Modified => "MODIFIED",
@@ -39,7 +39,7 @@ impl Kind {
 
 impl Change {
     /// None for what is no change of an object.
-    pub fn of(event: Event) -> Result<Change, Rev> {
+    pub(crate) fn of(event: Event) -> Result<Change, Rev> {
         let (rev, key, now, before) = match event {
             Event::Put { entry, prev } => (entry.modified, entry.key.clone(), Some(entry), prev),
             Event::Delete { rev, prev } => (rev, prev.key.clone(), None, Some(prev)),
@@ -50,12 +50,12 @@ impl Change {
     }
 
     /// The object as it is after the change; None when it was deleted.
-    pub fn now(&self) -> Option<&Value> {
+    pub(crate) fn now(&self) -> Option<&Value> {
         self.now_value.get_or_init(|| decode(self.now.as_ref())).as_ref()
     }
 
     /// The object as it was before; its resourceVersion is that of the change.
-    pub fn before(&self) -> Option<&Value> {
+    pub(crate) fn before(&self) -> Option<&Value> {
         let decoded = || {
             let mut value = decode(self.before.as_ref())?;
             object::set_resource_version(&mut value, self.rev);
@@ -65,13 +65,13 @@ impl Change {
     }
 
     /// [`Change::now`] as JSON.
-    pub fn now_json(&self) -> Bytes {
+    pub(crate) fn now_json(&self) -> Bytes {
         self.now_json.get_or_init(|| serde_json::to_vec(&self.now()).unwrap_or_default().into()).clone()
     }
 
     /// What the change is to somebody who sees only what `matches`: an object that enters the selection is new to them,
     /// one that leaves it is gone.
-    pub fn seen_by(&self, matches: impl Fn(&Value) -> bool) -> Option<(Kind, &Value)> {
+    pub(crate) fn seen_by(&self, matches: impl Fn(&Value) -> bool) -> Option<(Kind, &Value)> {
         let now = self.now().filter(|v| matches(v));
         // Only what can change the answer is decoded: without a selection the old object is not.
         let before = || self.before().filter(|v| matches(v));
@@ -107,7 +107,8 @@ mod tests {
 
     #[test]
     fn selections_turn_changes_into_arrivals_and_departures() {
-        let put = |before: Option<&str>, now: &str| Event::Put { entry: entry(5, now), prev: before.map(|b| entry(3, b)) };
+        let put =
+            |before: Option<&str>, now: &str| Event::Put { entry: entry(5, now), prev: before.map(|b| entry(3, b)) };
         assert_eq!(seen(put(None, "x")), Some((Kind::Added, "5".into())));
         assert_eq!(seen(put(Some("x"), "x")), Some((Kind::Modified, "5".into())));
         assert_eq!(seen(put(Some("y"), "x")), Some((Kind::Added, "5".into())));

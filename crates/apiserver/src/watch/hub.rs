@@ -19,14 +19,14 @@ const RING: usize = 1024;
 const BACKLOG: usize = 4096;
 
 #[derive(Clone, Debug)]
-pub enum Notice {
+pub(crate) enum Notice {
     Change(Arc<Change>),
     /// Everything up to this revision has been seen.
     Progress(Rev),
 }
 
 /// All feeds. Dropping it ends them.
-pub struct Hubs {
+pub(crate) struct Hubs {
     storage: Storage,
     hubs: tokio::sync::Mutex<HashMap<String, Arc<Hub>>>,
     stop: CancellationToken,
@@ -43,15 +43,18 @@ struct State {
 }
 
 /// One watcher's way to the changes.
-pub enum Feed {
-    Shared { backlog: VecDeque<Arc<Change>>, live: Receiver<Notice> },
+pub(crate) enum Feed {
+    Shared {
+        backlog: VecDeque<Arc<Change>>,
+        live: Receiver<Notice>,
+    },
     /// From further back than the ring reaches: a watch of its own.
     Own(Watch),
 }
 
 /// Why there is nothing more.
 #[derive(Debug)]
-pub enum End {
+pub(crate) enum End {
     /// The feed is over or the watcher too slow: the client starts again from what it has seen.
     Closed,
     Failed(Status),
@@ -59,7 +62,7 @@ pub enum End {
 
 impl Feed {
     /// Safe to be dropped while it waits: nothing is lost.
-    pub async fn next(&mut self) -> Result<Notice, End> {
+    pub(crate) async fn next(&mut self) -> Result<Notice, End> {
         match self {
             Feed::Shared { backlog, live } => match backlog.pop_front() {
                 Some(change) => Ok(Notice::Change(change)),
@@ -82,17 +85,17 @@ fn notice(event: skiff_store::Event) -> Notice {
 }
 
 impl Hubs {
-    pub fn new(storage: Storage) -> Self {
+    pub(crate) fn new(storage: Storage) -> Self {
         Hubs { storage, hubs: Default::default(), stop: CancellationToken::new() }
     }
 
     /// Ends every shared feed, and with it its watchers.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.stop.cancel();
     }
 
     /// Every change after `after` to keys under `prefix`, which is a resource's.
-    pub async fn subscribe(&self, prefix: &str, after: Rev) -> Result<Feed> {
+    pub(crate) async fn subscribe(&self, prefix: &str, after: Rev) -> Result<Feed> {
         match self.hub(prefix).await?.subscribe(after) {
             Some(feed) => Ok(feed),
             None => {

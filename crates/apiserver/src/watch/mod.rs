@@ -15,7 +15,7 @@ use skiff_api::status::Status;
 use skiff_store::Rev;
 use tokio::time::{Duration, Instant};
 
-pub use hub::Hubs;
+pub(crate) use hub::Hubs;
 
 use crate::call::Call;
 use crate::encode::{self, Reply};
@@ -51,8 +51,9 @@ fn from(call: &Call) -> Result<From> {
     }
 }
 
-pub async fn serve(call: &Call) -> Result<Reply> {
-    let seconds = call.query.number("timeoutSeconds")?.filter(|s| *s > 0).unwrap_or_else(|| rand::random_range(1800..3600u64));
+pub(crate) async fn serve(call: &Call) -> Result<Reply> {
+    let seconds =
+        call.query.number("timeoutSeconds")?.filter(|s| *s > 0).unwrap_or_else(|| rand::random_range(1800..3600u64));
     let deadline = Instant::now() + Duration::from_secs(seconds.min(24 * 3600));
     let start = start(call, from(call)?).await?;
     let watcher = Watcher::new(call, Selection::of(call)?, start, deadline);

@@ -21,7 +21,7 @@ use crate::selection::Selection;
 const BOOKMARKS: Duration = Duration::from_secs(5);
 
 /// What a watch begins with.
-pub struct Start {
+pub(super) struct Start {
     pub feed: Result<Feed>,
     /// Sent as ADDED first.
     pub objects: VecDeque<Object>,
@@ -30,7 +30,7 @@ pub struct Start {
     pub end_bookmark: bool,
 }
 
-pub struct Watcher {
+pub(super) struct Watcher {
     resource: &'static Resource,
     /// Keys outside it belong to other namespaces.
     prefix: String,
@@ -47,7 +47,7 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    pub fn new(call: &Call, selection: Selection, start: Start, deadline: Instant) -> Self {
+    pub(super) fn new(call: &Call, selection: Selection, start: Start, deadline: Instant) -> Self {
         Watcher {
             resource: call.resource(),
             prefix: object::prefix(call.resource(), call.namespace()),
@@ -64,7 +64,7 @@ impl Watcher {
     }
 
     /// The next line; None when the watch is over.
-    pub async fn next(&mut self) -> Option<Bytes> {
+    pub(super) async fn next(&mut self) -> Option<Bytes> {
         if self.ended {
             return None;
         }
@@ -110,7 +110,9 @@ impl Watcher {
                 self.start.rev = change.rev;
                 self.change(change)
             }
-            Notice::Progress(rev) if *rev > self.start.rev && self.bookmarks && self.last_bookmark.elapsed() > BOOKMARKS => {
+            Notice::Progress(rev)
+                if *rev > self.start.rev && self.bookmarks && self.last_bookmark.elapsed() > BOOKMARKS =>
+            {
                 self.last_bookmark = Instant::now();
                 self.start.rev = *rev;
                 Some(self.bookmark(*rev, None))
