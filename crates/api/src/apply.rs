@@ -171,12 +171,16 @@ fn readable(resource: &Resource, config: &Value, subresource: Option<&str>) -> R
     Ok(Value::Object(fields))
 }
 
+/// Fields that are null, at any depth, say nothing.
 fn without_nulls(fields: &Map<String, Value>) -> Map<String, Value> {
+    fn plain(value: &Value) -> Value {
+        match value {
+            Value::Object(below) => Value::Object(without_nulls(below)),
+            Value::Array(items) => items.iter().map(plain).collect(),
+            other => other.clone(),
+        }
+    }
     let kept = fields.iter().filter(|(_, value)| !value.is_null());
-    let plain = |value: &Value| match value {
-        Value::Object(below) => Value::Object(without_nulls(below)),
-        other => other.clone(),
-    };
     kept.map(|(key, value)| (key.clone(), plain(value))).collect()
 }
 

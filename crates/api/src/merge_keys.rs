@@ -226,3 +226,58 @@ const ROOTS: &[Root] = &[
     ("storage.k8s.io", "CSIDriver", &[METADATA, plain("spec", &[set("volumeLifecycleModes")])]),
     ("storage.k8s.io", "CSINode", &[METADATA, plain("spec", &[list("drivers", "name", NAME, &[])])]),
 ];
+
+#[cfg(test)]
+mod tests {
+    use schemars::SchemaGenerator;
+    use schemars::generate::SchemaSettings;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::resources::RESOURCES;
+
+    /// The schema that a reference leads to.
+    fn resolve<'a>(schema: &'a Value, definitions: &'a Value) -> &'a Value {
+        let reference = schema["$ref"].as_str().or_else(|| schema["allOf"][0]["$ref"].as_str());
+        match reference.and_then(|text| text.rsplit('/').next()) {
+            Some(name) => resolve(&definitions[name], definitions),
+            None => schema,
+        }
+    }
+
+    fn check(of: Type, schema: &Value, definitions: &Value, path: &str) -> usize {
+        let mut checked = 0;
+        for field in of {
+            let path = format!("{path}.{}", field.name);
+            let below = resolve(&schema["properties"][field.name], definitions);
+            assert!(below.is_object(), "{path} is in the schema");
+            let is_list = matches!(field.patch, Patch::Values | Patch::Key(_))
+                || matches!(field.apply, Apply::Set | Apply::Keys(_));
+            assert!(!is_list || below.get("items").is_some(), "{path} is a list");
+            let element = if is_list { resolve(&below["items"], definitions) } else { below };
+            for key in keys(field) {
+                assert!(element["properties"].get(key).is_some(), "{path} has elements with {key}");
+            }
+            checked += 1 + check(field.of, element, definitions, &path);
+        }
+        checked
+    }
+
+    fn keys(field: &Field) -> Vec<&'static str> {
+        let patch = if let Patch::Key(key) = field.patch { vec![key] } else { vec![] };
+        let apply = if let Apply::Keys(keys) = field.apply { keys } else { &[] };
+        patch.into_iter().chain(apply.iter().map(|key| key.name)).collect()
+    }
+
+    #[test]
+    fn every_named_field_is_in_the_schema() {
+        let mut checked = 0;
+        for resource in RESOURCES.iter().filter(|r| r.stored) {
+            let mut generator = SchemaGenerator::new(SchemaSettings::draft07());
+            let schema = (resource.schema.schema)(&mut generator).to_value();
+            let definitions = Value::Object(generator.take_definitions(true).into_iter().collect());
+            checked += check(root(resource.group, resource.kind), &schema, &definitions, resource.kind);
+        }
+        assert!(checked > 500, "{checked}");
+    }
+}

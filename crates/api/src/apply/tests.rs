@@ -59,6 +59,17 @@ fn what_is_no_longer_applied_goes() {
 }
 
 #[test]
+fn null_says_nothing() {
+    let containers = json!([{"name": "a", "image": "x", "resources": null}]);
+    let config = deployment(
+        json!({"replicas": null, "template": {"metadata": {"creationTimestamp": null}, "spec": {"containers": containers}}}),
+    );
+    let object = apply(deployments(), None, &config, &options("me")).unwrap();
+    assert!(!object.to_string().contains("null"), "{object}");
+    assert_eq!(owners(&object)[0].1["f:spec"].get("f:replicas"), None);
+}
+
+#[test]
 fn what_others_own_stays() {
     let one = applied(None, &config_map(json!({"a": "1", "b": "2"})), "me");
     let two = applied(Some(&one), &config_map(json!({"b": "2"})), "you");
