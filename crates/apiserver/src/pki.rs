@@ -10,21 +10,24 @@
 //! | `node-NAME.*`, `node-NAME-serving.*` | a node to the API server, and to it as a server |
 //! | `sa.key` | signs the tokens of ServiceAccounts |
 
+mod tls;
+
 use std::{
     fs::{self, OpenOptions},
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use jiff::{SignedDuration, Timestamp, ToSpan, civil::Date, tz::TimeZone};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
-use rustls::{RootCertStore, ServerConfig, server::WebPkiClientVerifier};
+use rustls::{ClientConfig, ServerConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use x509_parser::{extensions::GeneralName, prelude::FromDer};
+
+pub use tls::{client_config, server_config};
 
 const CA_YEARS: i16 = 10;
 const YEARS: i16 = 1;
@@ -153,25 +156,11 @@ impl Pki {
     pub fn server_config(&self) -> Result<ServerConfig> {
         server_config(&self.ca.certificate, &self.serving)
     }
-}
 
-/// TLS for a server that shows `serving` and takes, but does not ask for, client certificates signed by `client_ca`.
-pub fn server_config(client_ca: &str, serving: &Credential) -> Result<ServerConfig> {
-    let tls = |error: &dyn std::fmt::Display| Error::Tls(error.to_string());
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(client_ca.as_bytes()) {
-        let certificate = certificate.map_err(|error| tls(&error))?;
-        roots.add(certificate).map_err(|error| tls(&error))?;
+    /// TLS for the API server as a client of the nodes.
+    pub fn node_client_config(&self) -> Result<ClientConfig> {
+        client_config(&self.ca.certificate, &self.kubelet_client)
     }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
-    let verifier = verifier.allow_unauthenticated().build().map_err(|error| tls(&error))?;
-    let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let builder = builder.map_err(|error| tls(&error))?.with_client_cert_verifier(verifier);
-    let config = builder.with_single_cert(serving.chain()?, serving.private_key()?);
-    let mut config = config.map_err(|error| tls(&error))?;
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
 }
 
 fn authority(dir: &Path) -> Result<Credential> {
@@ -360,5 +349,4 @@ fn write(path: &Path, text: &str) -> Result<()> {
 }
 
 #[cfg(test)]
-#[path = "pki_tests.rs"]
 mod tests;

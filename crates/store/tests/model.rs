@@ -3,13 +3,14 @@
 
 mod common;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, io, sync::Arc};
 
 use common::{next, runtime};
 use proptest::prelude::*;
 use skiff_store::{
     Entry, Error, Event, Expect, Rev, Store,
     embedded::{Embedded, Options},
+    faulty::{Disk, Fault, Step as DiskStep},
 };
 
 #[derive(Clone, Debug)]
@@ -161,6 +162,11 @@ proptest! {
     fn a_log_cut_anywhere_is_a_prefix_of_what_happened(writes in 1..40usize, cut in 0.0..1.0f64) {
         runtime().block_on(cut_and_reopen(writes, cut));
     }
+
+    #[test]
+    fn a_failing_disk_loses_nothing_acknowledged(faults in faults()) {
+        runtime().block_on(fail_and_reopen(faults));
+    }
 }
 
 async fn cut_and_reopen(writes: usize, cut: f64) {
@@ -184,4 +190,47 @@ async fn cut_and_reopen(writes: usize, cut: f64) {
     drop(store);
     let store: Arc<dyn Store> = Arc::new(Embedded::open(dir.path().join("store"), Options::default()).expect("opens"));
     compare(&*store, &model).await;
+}
+
+/// What the disk does at each of its steps, over and over.
+fn faults() -> impl Strategy<Value = Vec<Fault>> {
+    let kind = io::ErrorKind::StorageFull;
+    let fault = prop_oneof![
+        20 => Just(Fault::None),
+        1 => Just(Fault::Fail(kind)),
+        2 => (0..200usize).prop_map(move |written| Fault::Short(written, kind)),
+    ];
+    proptest::collection::vec(fault, 1..60)
+}
+
+/// However the disk fails: what was acknowledged is there after the next start, and what was not is there wholly or not
+/// at all.
+async fn fail_and_reopen(faults: Vec<Fault>) {
+    let dir = tempfile::tempdir().expect("a directory");
+    let plan = move |n: u64, _: DiskStep| faults[n as usize % faults.len()];
+    let store = common::embedded(&dir, Options { medium: Disk::wrap(Arc::new(plan)), ..options() });
+    let mut acked = BTreeMap::new();
+    let mut asked = BTreeMap::new();
+    for n in 0..60u64 {
+        let key = format!("/{}", n % 7);
+        let value = format!("{n}");
+        asked.entry(key.clone()).or_insert_with(Vec::new).push(value.clone());
+        match store.put(&key, value.into(), Expect::Any).await {
+            Ok(entry) => drop(acked.insert(key, entry)),
+            Err(Error::Io { .. }) => {}
+            Err(other) => panic!("{other}"),
+        }
+        let page = store.list("", None, 0, None).await.expect("reads go on");
+        assert!(page.entries.iter().eq(acked.values()), "nothing is seen that was not acknowledged");
+    }
+    let newest = store.revision().await.expect("read");
+    drop(store);
+    let store = common::embedded(&dir, options());
+    assert!(store.revision().await.expect("read") >= newest);
+    for entry in store.list("", None, 0, None).await.expect("lists").entries {
+        let value = std::str::from_utf8(&entry.value).expect("text").to_string();
+        assert!(asked[&*entry.key].contains(&value));
+        assert!(acked.remove(&*entry.key).is_none_or(|acked| entry.modified >= acked.modified));
+    }
+    assert!(acked.is_empty(), "lost: {acked:?}");
 }

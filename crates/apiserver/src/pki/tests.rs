@@ -1,4 +1,4 @@
-use std::os::unix::fs::PermissionsExt;
+use std::{os::unix::fs::PermissionsExt, sync::Arc};
 
 use super::*;
 
@@ -62,14 +62,7 @@ fn damage_is_named() {
 fn client_and_server_trust_each_other() {
     let dir = tempfile::tempdir().expect("a directory");
     let pki = Pki::load_or_create(dir.path(), &names()).expect("made");
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(pki.ca_pem().as_bytes()).expect("PEM")).expect("a root");
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let builder = builder.expect("versions").with_root_certificates(roots);
-    let admin = pki.admin();
-    let config = builder.with_client_auth_cert(admin.chain().expect("PEM"), admin.private_key().expect("PEM"));
-    let config = Arc::new(config.expect("a client"));
+    let config = Arc::new(client_config(pki.ca_pem(), pki.admin()).expect("a client"));
     for name in ["localhost", "127.0.0.1", "kubernetes.default.svc"] {
         let name = name.try_into().expect("a name");
         let mut client = rustls::ClientConnection::new(config.clone(), name).expect("a client");
