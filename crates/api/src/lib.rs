@@ -2,7 +2,7 @@
 //!
 //! Pure: no I/O, no clock, no randomness. What varies comes in as an argument.
 
-mod json;
+pub mod json;
 
 pub mod apply;
 pub mod columns;
