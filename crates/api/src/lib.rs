@@ -2,14 +2,13 @@
 //!
 //! Pure: no I/O, no clock, no randomness. What varies comes in as an argument.
 
-pub mod json;
-
 pub mod apply;
 pub mod columns;
 pub mod defaults;
 pub mod discovery;
 pub mod field;
 pub mod identity;
+pub mod json;
 pub mod merge_keys;
 pub mod openapi;
 pub mod patch;
