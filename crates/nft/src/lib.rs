@@ -16,7 +16,7 @@ mod render;
 pub mod trace;
 mod typeof_;
 mod value;
-mod wire;
+pub mod wire;
 
 pub use batch::{Batch, Change, State, StateError, apply};
 pub use diff::{diff, diff_chains};

@@ -1,3 +1,15 @@
-//! kube-proxy's place: snapshot to ruleset (pure), sync, conntrack, health.
+//! kube-proxy's place: it makes this node's kernel send what goes to a Service to one of its endpoints.
+//!
+//! `observe` (watches to snapshot) → `ruleset` (snapshot to rules, pure) → `sync` (rules to the kernel, by difference) →
+//! `conntrack` (flows that the rules no longer mean); `health` and `metrics` tell others. The rules live in the kernel:
+//! they outlast this program, and the next one takes them over.
 
+pub mod conntrack;
+pub mod health;
+pub mod metrics;
+pub mod observe;
 pub mod ruleset;
+mod run;
+pub mod sync;
+
+pub use run::{Config, Error, remove_tables, run};

@@ -65,6 +65,8 @@ pub struct PortPlan {
     pub local: Vec<SocketAddr>,
     /// Endpoint addresses whose connections to themselves pass this node.
     pub near: Vec<IpAddr>,
+    /// Endpoints whose flows may go on, for protocols whose flows outlive their endpoint in conntrack (not TCP).
+    pub serving: Vec<SocketAddr>,
     pub frontends: Vec<FrontendPlan>,
 }
 
@@ -120,6 +122,7 @@ fn port_plan(
         cluster: arrange(before.map_or(&[], |b| &b.cluster), &choice.cluster),
         local: arrange(before.map_or(&[], |b| &b.local), &choice.local),
         near: near(choice),
+        serving: if port.protocol == Protocol::Tcp { vec![] } else { choice.serving.clone() },
         frontends: frontends(service, port, ipv6, choice, node),
     }
 }

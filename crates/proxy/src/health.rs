@@ -1,0 +1,187 @@
+//! What load balancers and operators ask over HTTP: does the proxy work, is there a local endpoint, the metrics.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard},
+    time::{Duration, Instant},
+};
+
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::{
+    body::{Bytes, Incoming},
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use skiff_services::model::ServiceKey;
+use tokio::{net::TcpListener, sync::Semaphore, task::AbortHandle, time::timeout};
+
+use crate::metrics::Metrics;
+
+/// A sync that waits longer than this means that the proxy does not work.
+const OVERDUE: Duration = Duration::from_secs(120);
+const CONNECTIONS: usize = 64;
+const CONNECTION_LIFE: Duration = Duration::from_secs(30);
+
+/// What the loop tells and the servers answer from.
+#[derive(Debug, Default)]
+pub struct Status {
+    pub metrics: Metrics,
+    /// Since when a change waits for its sync.
+    pub waiting_since: Option<Instant>,
+    pub synced_once: bool,
+    pub last_updated: Option<jiff::Timestamp>,
+    /// Node is being deleted, or is marked for it by the autoscaler.
+    pub node_leaving: bool,
+    /// Ready local endpoints, by healthCheckNodePort.
+    pub local: HashMap<u16, (ServiceKey, usize)>,
+}
+
+impl Status {
+    pub fn is_alive(&self) -> bool {
+        self.waiting_since.is_none_or(|since| since.elapsed() < OVERDUE)
+    }
+
+    pub fn is_healthy(&self) -> bool {
+        self.is_alive() && self.synced_once && !self.node_leaving
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Shared(Arc<Mutex<Status>>);
+
+impl Shared {
+    pub fn lock(&self) -> MutexGuard<'_, Status> {
+        // A panic elsewhere does not make these figures wrong.
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+type Answer = Response<Full<Bytes>>;
+
+fn answer(code: StatusCode, kind: &str, body: String) -> Answer {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = code;
+    let headers = response.headers_mut();
+    if let Ok(kind) = kind.parse() {
+        headers.insert("content-type", kind);
+    }
+    headers.insert("x-content-type-options", http::HeaderValue::from_static("nosniff"));
+    response
+}
+
+fn code(ok: bool) -> StatusCode {
+    if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+}
+
+/// /healthz and /livez, and what else kube-proxy offers on its metrics port.
+pub fn about_proxy(shared: &Shared, path: &str) -> Answer {
+    let mut status = shared.lock();
+    let (alive, healthy) = (status.is_alive(), status.is_healthy());
+    match path {
+        "/healthz" => {
+            status.metrics.healthz[usize::from(!healthy)] += 1;
+            answer(code(healthy), "application/json", times(&status))
+        }
+        "/livez" => {
+            status.metrics.livez[usize::from(!alive)] += 1;
+            answer(code(alive), "application/json", times(&status))
+        }
+        "/metrics" => answer(StatusCode::OK, "text/plain; version=0.0.4", status.metrics.render()),
+        "/proxyMode" => answer(StatusCode::OK, "text/plain", "nftables".into()),
+        _ => answer(StatusCode::NOT_FOUND, "text/plain", "404 page not found\n".into()),
+    }
+}
+
+fn times(status: &Status) -> String {
+    let now = jiff::Timestamp::now();
+    let updated = status.last_updated.unwrap_or(now);
+    let body = serde_json::json!({
+        "lastUpdated": updated.to_string(), "currentTime": now.to_string(), "nodeEligible": !status.node_leaving,
+    });
+    body.to_string()
+}
+
+/// On a healthCheckNodePort: has this node a ready endpoint of the Service?
+pub fn about_service(shared: &Shared, port: u16) -> Answer {
+    let status = shared.lock();
+    let healthy = status.is_healthy();
+    let Some((service, local)) = status.local.get(&port) else {
+        return answer(StatusCode::NOT_FOUND, "text/plain", "404 page not found\n".into());
+    };
+    let body = serde_json::json!({
+        "service": {"namespace": &*service.namespace, "name": &*service.name},
+        "localEndpoints": local, "serviceProxyHealthy": healthy,
+    });
+    let mut response = answer(code(*local > 0 && healthy), "application/json", body.to_string());
+    response.headers_mut().insert("x-load-balancing-endpoint-weight", (*local as u64).into());
+    response
+}
+
+/// Answers until it is dropped.
+#[derive(Debug)]
+pub struct Server(AbortHandle);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+pub async fn serve(at: SocketAddr, ask: impl Fn(&str) -> Answer + Clone + Send + 'static) -> io::Result<Server> {
+    let listener = TcpListener::bind(at).await?;
+    let task = tokio::spawn(async move {
+        let room = Arc::new(Semaphore::new(CONNECTIONS));
+        while let Ok(permit) = room.clone().acquire_owned().await {
+            let Ok((stream, _)) = listener.accept().await else {
+                // Out of file descriptors, most likely: others need a moment to close theirs.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            };
+            let ask = ask.clone();
+            tokio::spawn(async move {
+                let service = service_fn(move |request: Request<Incoming>| {
+                    let response = ask(request.uri().path());
+                    async move { Ok::<_, std::convert::Infallible>(response) }
+                });
+                let connection =
+                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+                // A client that breaks off or dawdles is its own affair.
+                let _ = timeout(CONNECTION_LIFE, connection).await;
+                drop(permit);
+            });
+        }
+    });
+    Ok(Server(task.abort_handle()))
+}
+
+/// The listeners of all healthCheckNodePorts.
+#[derive(Debug, Default)]
+pub struct NodePortServers {
+    open: BTreeMap<SocketAddr, Server>,
+}
+
+impl NodePortServers {
+    /// Opens what is missing and closes what is not wanted any more. A port that cannot be had is tried again next time.
+    pub async fn want(&mut self, addresses: &[IpAddr], ports: &[u16], shared: &Shared) {
+        let wanted: Vec<SocketAddr> =
+            ports.iter().flat_map(|p| addresses.iter().map(move |ip| SocketAddr::new(*ip, *p))).collect();
+        self.open.retain(|at, _| wanted.contains(at));
+        for at in wanted {
+            if self.open.contains_key(&at) {
+                continue;
+            }
+            let shared = shared.clone();
+            match serve(at, move |_| about_service(&shared, at.port())).await {
+                Ok(server) => {
+                    self.open.insert(at, server);
+                }
+                Err(e) => {
+                    tracing::warn!(%at, error = %e, "healthCheckNodePort cannot be opened: balancers will avoid this node")
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Carries the rules to the kernel. Remembers only what the kernel accepted: after a refusal, or when somebody else has
+//! been at the tables, it reads them and commits the difference.
+
+use std::collections::BTreeSet;
+
+use skiff_nft::{Batch, Error, Kernel, Table, TableRef, diff};
+use skiff_services::{model::ServiceKey, snapshot::Snapshot};
+
+use crate::{
+    conntrack::Cleanup,
+    ruleset::{NodeView, Ruleset},
+};
+
+/// Elements in one transaction while new tables are filled: tens of milliseconds each.
+const CREATE_CHUNK: usize = 20_000;
+
+#[derive(Debug)]
+pub struct Syncer<K> {
+    kernel: K,
+    rules: Ruleset,
+    /// The kernel holds exactly what `rules` say.
+    in_step: bool,
+    /// The number of the last transaction that we know of.
+    generation: u32,
+}
+
+/// What a sync did.
+#[derive(Debug, Default, PartialEq)]
+pub struct Report {
+    pub full: bool,
+    pub elements: usize,
+    pub cleanup: Cleanup,
+}
+
+impl<K: Kernel> Syncer<K> {
+    pub fn new(kernel: K, rules: Ruleset) -> Self {
+        Syncer { kernel, rules, in_step: false, generation: 0 }
+    }
+
+    pub fn rules(&self) -> &Ruleset {
+        &self.rules
+    }
+
+    pub fn kernel(&mut self) -> &mut K {
+        &mut self.kernel
+    }
+
+    /// On an error the next call reads the tables and repairs everything, so nothing is lost by dropping `dirty`.
+    pub fn sync(&mut self, dirty: &BTreeSet<ServiceKey>, snapshot: &Snapshot) -> Result<Report, Error> {
+        let mut cleanup = Cleanup::default();
+        let before: Vec<_> = dirty.iter().map(|key| self.rules.plan(key).to_vec()).collect();
+        let batch = self.rules.update(dirty, snapshot);
+        for (key, before) in dirty.iter().zip(&before) {
+            cleanup.compare(before, self.rules.plan(key));
+        }
+        self.settle(batch, cleanup)
+    }
+
+    /// The same for a node that has changed, which may change every Service.
+    pub fn sync_node(&mut self, node: NodeView, snapshot: &Snapshot) -> Result<Report, Error> {
+        let batch = self.rules.rebuild(node, snapshot);
+        self.settle(batch, Cleanup::default())
+    }
+
+    fn settle(&mut self, batch: Batch, cleanup: Cleanup) -> Result<Report, Error> {
+        if !self.in_step {
+            let elements = self.full()?;
+            return Ok(Report { full: true, elements, cleanup });
+        }
+        let elements = batch.element_count();
+        if let Err(e) = self.commit(&batch) {
+            self.in_step = false;
+            return Err(e);
+        }
+        Ok(Report { full: false, elements, cleanup })
+    }
+
+    fn commit(&mut self, batch: &Batch) -> Result<(), Error> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.kernel.commit(batch)?;
+        // The kernel skips zero when it comes round.
+        self.generation = self.generation.wrapping_add(1).max(1);
+        Ok(())
+    }
+
+    /// Makes the kernel's tables what they should be, whatever they are. The number of elements that it changed.
+    pub fn full(&mut self) -> Result<usize, Error> {
+        self.generation = self.kernel.generation()?;
+        self.in_step = false;
+        let ids = self.rules.table_refs();
+        let mut have: Vec<Option<Table>> = vec![];
+        for id in &ids {
+            have.push(self.kernel.dump(id)?);
+        }
+        let elements = if have.iter().all(Option::is_none) { self.create()? } else { self.repair(&ids, &have)? };
+        self.in_step = true;
+        Ok(elements)
+    }
+
+    fn create(&mut self) -> Result<usize, Error> {
+        let mut elements = 0;
+        for batch in self.rules.create(CREATE_CHUNK) {
+            elements += batch.element_count();
+            self.commit(&batch)?;
+        }
+        Ok(elements)
+    }
+
+    fn repair(&mut self, ids: &[TableRef], have: &[Option<Table>]) -> Result<usize, Error> {
+        let want = self.rules.tables();
+        let mut batch = Batch::default();
+        for (id, have) in ids.iter().zip(have) {
+            batch.append(diff(id, have.as_ref(), want.get(id)));
+        }
+        self.commit(&batch)?;
+        Ok(batch.element_count())
+    }
+
+    /// Cheap enough for every quarter second: one number tells whether anybody has committed anything. True when the
+    /// tables had to be repaired.
+    pub fn check(&mut self) -> Result<bool, Error> {
+        let now = self.kernel.generation()?;
+        if !self.in_step || now == self.generation {
+            return Ok(false);
+        }
+        let mut ours_alone = true;
+        for id in self.rules.table_refs() {
+            ours_alone &= self.kernel.exclusive(&id)?;
+        }
+        if ours_alone {
+            self.generation = now;
+            return Ok(false);
+        }
+        self.full().map(|changed| changed > 0)
+    }
+}
