@@ -5,7 +5,6 @@
 
 mod fields;
 mod lexer;
-mod syntax;
 #[cfg(test)]
 mod tests;
 
@@ -15,8 +14,9 @@ use std::fmt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use serde_json::{Map, Value};
 
+use crate::validate::names;
+
 pub use fields::{FieldTerm, Fields, supported_fields};
-pub(crate) use syntax::{check_label_value, check_qualified_name};
 
 /// Why a selector cannot be used. The server answers 400 with this text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -150,7 +150,7 @@ impl Requirement {
 
     fn check(&self) -> Result<(), Error> {
         let invalid = |path: String, value: &str, why: String| Error::Invalid { path, value: value.to_string(), why };
-        check_qualified_name(&self.key).map_err(|why| invalid("key".into(), &self.key, why))?;
+        acceptable(names::label_key(&self.key)).map_err(|why| invalid("key".into(), &self.key, why))?;
         if matches!(self.operator, Operator::In | Operator::NotIn) && self.values.is_empty() {
             return Err(invalid("values".into(), "", "for 'in', 'notin' operators, values set can't be empty".into()));
         }
@@ -162,10 +162,15 @@ impl Requirement {
             if matches!(self.operator, Operator::Greater | Operator::Less) && value.parse::<i64>().is_err() {
                 return Err(invalid(path, value, "for 'Gt', 'Lt' operators, the value must be an integer".into()));
             }
-            check_label_value(value).map_err(|why| invalid(path, value, why))?;
+            acceptable(names::label_value(value)).map_err(|why| invalid(path, value, why))?;
         }
         Ok(())
     }
+}
+
+/// What is wrong with a name, in one line.
+fn acceptable(wrong: Vec<String>) -> Result<(), String> {
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("; ")) }
 }
 
 fn operator_of(name: &str) -> Result<Operator, Error> {
