@@ -154,12 +154,12 @@ impl<K: Object> Cache<K> {
         }
     }
 
-    /// Follows the API until told to stop. Errors are retried with back-off by the watcher and leave the view as it is.
-    pub async fn follow(&self, api: Api<K>, stop: Stop)
+    /// Follows the part of the API that `config` selects until told to stop. Errors are retried with back-off by the watcher and leave the view as it is.
+    pub async fn follow(&self, api: Api<K>, config: watcher::Config, stop: Stop)
     where
         K::DynamicType: Clone,
     {
-        let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff());
+        let mut events = std::pin::pin!(watcher(api, config).default_backoff());
         let mut fresh = BTreeMap::new();
         let mut resync = tokio::time::interval_at(tokio::time::Instant::now() + RESYNC, RESYNC);
         loop {
@@ -296,7 +296,7 @@ impl Caches {
         let cache = Arc::new(Cache::<K>::default());
         kinds.insert(TypeId::of::<K>(), Kind { cache: cache.clone(), synced: cache.synced.subscribe() });
         let (follower, api, stop) = (cache.clone(), Api::all(self.client.clone()), self.stop.clone());
-        tokio::spawn(async move { follower.follow(api, stop).await });
+        tokio::spawn(async move { follower.follow(api, watcher::Config::default(), stop).await });
         cache
     }
 

@@ -12,6 +12,9 @@ use skiff_client::{
 
 use crate::{Clients, Config};
 
+/// Who reads for everybody, as the reference's controller manager does.
+const READER: &str = "system:kube-controller-manager";
+
 pub(crate) struct Context {
     pub config: Config,
     pub stop: Stop,
@@ -20,10 +23,14 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// The caches watch as the reference's controller manager does, under one identity that may read everything.
     pub(crate) fn new(config: Config, clients: Clients, stop: Stop) -> Self {
-        let caches = Caches::new(clients("system:kube-controller-manager"), stop.clone());
+        let caches = Caches::new(clients(READER), stop.clone());
         Context { config, stop, clients, caches }
+    }
+
+    /// The client of the caches, for a view that is not shared.
+    pub(crate) fn reader(&self) -> kube::Client {
+        (self.clients)(READER)
     }
 
     pub(crate) fn client(&self, identity: &str) -> kube::Client {

@@ -8,11 +8,17 @@ mod endpoints;
 mod endpointslice;
 #[cfg(test)]
 mod fixture;
+mod garbage;
 mod mirroring;
+mod namespace;
 mod nodeipam;
+mod nodelifecycle;
 mod object;
+mod podgc;
 mod replicaset;
+mod rootca;
 mod scheduler;
+mod serviceaccount;
 
 use std::{future::Future, net::IpAddr, pin::Pin, sync::Arc};
 
@@ -30,6 +36,8 @@ pub struct Config {
     /// Pods get their addresses from here, each node a range of `node_mask` bits.
     pub cluster_cidr: ipnet::IpNet,
     pub node_mask: u8,
+    /// The certificates (PEM) by which pods trust the API server.
+    pub ca: String,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +85,12 @@ fn jobs(cx: &Arc<Context>) -> Vec<(&'static str, Job)> {
         ("endpointslice", endpointslice::run::start(cx)),
         ("endpointslicemirroring", mirroring::run::start(cx)),
         ("nodeipam", nodeipam::run::start(cx)),
+        ("nodelifecycle", nodelifecycle::run::start(cx)),
+        ("namespace", namespace::run::start(cx)),
+        ("serviceaccount", serviceaccount::start(cx)),
+        ("rootca", rootca::start(cx)),
+        ("garbage", garbage::run::start(cx)),
+        ("podgc", podgc::run::start(cx)),
     ]
 }
 
