@@ -33,7 +33,7 @@ pub struct Options {
 }
 
 /// One image, ready to be started from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Image {
     /// `sha256:…` of its configuration.
     pub id: String,

@@ -4,14 +4,29 @@
 //! that outlives the agent. This room writes the shim's orders, watches shims by pidfd and their state files, and finds
 //! all of them again after a crash.
 
-use std::{collections::BTreeMap, path::PathBuf};
+mod exec;
+pub(crate) mod record;
+mod start;
+mod watch;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use serde::{Deserialize, Serialize};
 
-use crate::image::Image;
+use tokio::sync::{broadcast, watch as latest};
+
+pub use self::exec::{ExecSession, Resizer};
+use self::record::{Orders, Paths};
+use crate::{image::Image, shim::sys};
 
 /// Everything needed to start one container.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ContainerSpec {
     /// Unique on this node, `[A-Za-z0-9_.-]+`; a restarted container gets a new one.
     pub id: String,
@@ -40,6 +55,8 @@ pub struct ContainerSpec {
     pub read_only_root: bool,
     pub tty: bool,
     pub stdin: bool,
+    /// The first attached client that ends its stdin ends the container's.
+    pub stdin_once: bool,
     /// The log file, in CRI's format; its directory is made when missing.
     pub log_path: PathBuf,
     /// Kept with the container and given back after a crash.
@@ -143,11 +160,6 @@ pub struct ExecSpec {
     pub size: Option<(u16, u16)>,
 }
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    sync::broadcast,
-};
-
 /// What goes wrong with a container that is already known.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -157,92 +169,124 @@ pub enum Error {
     NotRunning(String),
     #[error("container {0}: it was started without stdin and tty, there is nothing to attach to")]
     NoAttach(String),
+    #[error("container {0}: signal {1}: {2}")]
+    Signal(String, i32, io::Error),
     #[error("{what} {path}: {source}")]
-    Disk { what: &'static str, path: PathBuf, source: std::io::Error },
+    Disk { what: &'static str, path: PathBuf, source: io::Error },
 }
 
 /// The containers of one node. Cheap to clone.
 #[derive(Clone)]
-pub struct Runtime {}
+pub struct Runtime {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shim: PathBuf,
+    run_dir: PathBuf,
+    data_dir: PathBuf,
+    cgroup_root: String,
+    containers: Mutex<HashMap<String, Arc<Container>>>,
+    exits: broadcast::Sender<ExitEvent>,
+}
+
+/// One container that a shim has been started for.
+struct Container {
+    orders: Orders,
+    paths: Paths,
+    phase: latest::Sender<Phase>,
+    /// The first process, once it runs.
+    init: Mutex<Option<OwnedFd>>,
+}
 
 impl Runtime {
     /// Finds the containers that a former agent left in `run_dir`, and watches them. Needs to be called in a tokio
     /// runtime. `cgroup_root` is the node's own group, as `skiff/<cluster>/<node>`.
-    pub fn new(_run_dir: PathBuf, _data_dir: PathBuf, _cgroup_root: &str) -> Result<Self, Error> {
-        unimplemented!()
+    pub fn new(run_dir: PathBuf, data_dir: PathBuf, cgroup_root: &str) -> Result<Self, Error> {
+        Runtime::with_shim(PathBuf::from("/proc/self/exe"), run_dir, data_dir, cgroup_root)
     }
 
     /// The same, with another program for shims than this very binary (its `argv[1]` must be taken as `shim`).
-    pub fn with_shim(_shim: PathBuf, _run_dir: PathBuf, _data_dir: PathBuf, _cgroup_root: &str) -> Result<Self, Error> {
-        unimplemented!()
-    }
-
-    /// Returns when the container's process runs. On error nothing of the container is left.
-    pub async fn start(&self, _spec: &ContainerSpec) -> Result<(), StartError> {
-        unimplemented!()
+    pub fn with_shim(shim: PathBuf, run_dir: PathBuf, data_dir: PathBuf, cgroup_root: &str) -> Result<Self, Error> {
+        let (exits, _) = broadcast::channel(1024);
+        let cgroup_root = cgroup_root.trim_matches('/').to_owned();
+        let inner = Inner { shim, run_dir, data_dir, cgroup_root, containers: Mutex::default(), exits };
+        let runtime = Runtime { inner: Arc::new(inner) };
+        runtime.take_over()?;
+        Ok(runtime)
     }
 
     /// Every container not yet removed, exited ones too.
     pub fn containers(&self) -> Vec<ContainerState> {
-        unimplemented!()
+        self.known().values().map(|c| c.state()).collect()
     }
 
-    pub fn container(&self, _id: &str) -> Option<ContainerState> {
-        unimplemented!()
+    pub fn container(&self, id: &str) -> Option<ContainerState> {
+        self.known().get(id).map(|c| c.state())
     }
 
     /// Exits from now on. A receiver that lagged behind reads `containers()` again.
     pub fn exits(&self) -> broadcast::Receiver<ExitEvent> {
-        unimplemented!()
+        self.inner.exits.subscribe()
+    }
+
+    /// Waits until a container has ended.
+    pub async fn wait(&self, id: &str) -> Result<Exit, Error> {
+        let mut phase = self.get(id)?.phase.subscribe();
+        let ended = phase.wait_for(|phase| matches!(phase, Phase::Exited(_))).await;
+        match ended.as_deref() {
+            Ok(Phase::Exited(exit)) => Ok(exit.clone()),
+            _ => Err(Error::Unknown(id.to_owned())),
+        }
     }
 
     /// Sends a signal to the container's first process. `Ok` when it has already ended.
-    pub fn signal(&self, _id: &str, _signal: i32) -> Result<(), Error> {
-        unimplemented!()
+    pub fn signal(&self, id: &str, signal: i32) -> Result<(), Error> {
+        let container = self.get(id)?;
+        let init = container.init.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(init) = init.as_ref() else { return Ok(()) };
+        match sys::pidfd_signal(init.as_fd(), signal) {
+            Err(e) if e.raw_os_error() != Some(libc::ESRCH) => Err(Error::Signal(id.to_owned(), signal, e)),
+            _ => Ok(()),
+        }
     }
 
-    /// Kills what still runs and deletes everything of the container but its log. `Ok` when there is none.
-    pub async fn remove(&self, _id: &str) -> Result<(), Error> {
-        unimplemented!()
+    fn get(&self, id: &str) -> Result<Arc<Container>, Error> {
+        self.known().get(id).cloned().ok_or_else(|| Error::Unknown(id.to_owned()))
     }
 
-    pub async fn exec(&self, _id: &str, _spec: ExecSpec) -> Result<ExecSession, StartError> {
-        unimplemented!()
+    fn known(&self) -> std::sync::MutexGuard<'_, HashMap<String, Arc<Container>>> {
+        self.inner.containers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Attaches to a container started with stdin or tty; `wait()` answers with the container's own exit code.
-    pub async fn attach(&self, _id: &str) -> Result<ExecSession, Error> {
-        unimplemented!()
-    }
-}
-
-/// A running command. Dropping it ends the command (SIGHUP, then SIGKILL); of an attach, only the attach.
-pub struct ExecSession {
-    /// `None` when not asked for; take and drop it to send end-of-file.
-    pub stdin: Option<Box<dyn AsyncWrite + Send + Unpin>>,
-    /// With a tty both streams are one, here.
-    pub stdout: Option<Box<dyn AsyncRead + Send + Unpin>>,
-    pub stderr: Option<Box<dyn AsyncRead + Send + Unpin>>,
-}
-
-impl ExecSession {
-    /// A handle that changes the terminal's size from another task.
-    pub fn resizer(&self) -> Resizer {
-        unimplemented!()
+    fn paths(&self, id: &str) -> Paths {
+        Paths { dir: self.inner.run_dir.join("containers").join(id) }
     }
 
-    /// The exit code, 128 + signal when a signal ended it. Read stdout and stderr to their ends for all output.
-    pub async fn wait(&mut self) -> i32 {
-        unimplemented!()
+    fn data(&self, id: &str) -> PathBuf {
+        self.inner.data_dir.join("containers").join(id)
     }
 }
 
-/// Changes a terminal's size; does nothing without a terminal.
-#[derive(Clone)]
-pub struct Resizer {}
+impl Container {
+    fn state(&self) -> ContainerState {
+        ContainerState { spec: self.orders.spec.clone(), phase: self.phase.borrow().clone() }
+    }
+}
 
-impl Resizer {
-    pub fn resize(&self, _columns: u16, _rows: u16) {
-        unimplemented!()
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A container of an image without layers.
+    pub(crate) fn spec(id: &str, args: &[&str]) -> ContainerSpec {
+        ContainerSpec {
+            id: id.to_owned(),
+            pod_uid: "pod".to_owned(),
+            args: args.iter().map(|a| (*a).to_owned()).collect(),
+            hostname: Some("host".to_owned()),
+            log_path: PathBuf::from("/nowhere/log"),
+            ..ContainerSpec::default()
+        }
     }
 }
