@@ -261,11 +261,27 @@ pub enum Data {
     Cname(Name),
     Ns(Name),
     Ptr(Name),
-    Srv { priority: u16, weight: u16, port: u16, target: Name },
+    Srv {
+        priority: u16,
+        weight: u16,
+        port: u16,
+        target: Name,
+    },
     Txt(String),
     /// What an upstream answered, names in it written out.
-    Other { rtype: u16, bytes: Vec<u8> },
-    Soa { mname: Name, rname: Name, serial: u32, refresh: u32, retry: u32, expire: u32, minimum: u32 },
+    Other {
+        rtype: u16,
+        bytes: Vec<u8>,
+    },
+    Soa {
+        mname: Name,
+        rname: Name,
+        serial: u32,
+        refresh: u32,
+        retry: u32,
+        expire: u32,
+        minimum: u32,
+    },
 }
 
 impl Data {

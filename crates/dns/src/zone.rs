@@ -23,7 +23,10 @@ pub const SPECIFICATION: &str = "1.1.0";
 pub enum Answer {
     Here(Response),
     /// A Service that is an alias: the CNAME, then whatever the target's addresses are.
-    Alias { cname: Record, target: Name },
+    Alias {
+        cname: Record,
+        target: Name,
+    },
     /// Not a name of this zone.
     Elsewhere,
 }
@@ -136,9 +139,13 @@ impl Zone {
     }
 
     fn service(&self, name: &Name, rest: &[&[u8]], service: &[u8], ns: &[u8], rtype: u16) -> Answer {
-        let (Ok(ns), Ok(service)) = (std::str::from_utf8(ns), std::str::from_utf8(service)) else { return self.no_name() };
+        let (Ok(ns), Ok(service)) = (std::str::from_utf8(ns), std::str::from_utf8(service)) else {
+            return self.no_name();
+        };
         let entry = self.snapshot.get(&ServiceKey::new(ns, service));
-        let Some((entry, service)) = entry.and_then(|e| Some((e, e.service.as_deref()?))) else { return self.no_name() };
+        let Some((entry, service)) = entry.and_then(|e| Some((e, e.service.as_deref()?))) else {
+            return self.no_name();
+        };
         match (service.kind, rest) {
             (ServiceType::ExternalName, []) => self.alias(name, service),
             (ServiceType::ExternalName, _) => self.no_name(),

@@ -1,1 +1,6 @@
-//! For tests: builders, namespaces, clocks, seeds.
+//! For tests: saying what a machine lacks, programs of the system, images made of Debian packages, a registry.
+
+pub mod debian;
+pub mod oci;
+pub mod registry;
+pub mod tools;

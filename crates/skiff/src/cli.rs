@@ -1,0 +1,225 @@
+//! The command line. Its help is the first page that a user reads.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use ipnet::Ipv4Net;
+
+const LONG: &str = "\
+Kubernetes Services in one small binary: a complete cluster on this machine in about a second.
+
+  sudo skiff up                       start a cluster
+  skiff kubectl get pods -A           use it (or: export KUBECONFIG=$(skiff kubeconfig --path) and any kubectl)
+  sudo skiff image load app.tar       give it an image
+  sudo skiff down                     stop it and leave nothing behind
+
+`skiff demo` shows what Services are, on a throw-away cluster.";
+
+#[derive(Debug, Parser)]
+#[command(name = "skiff", version, about = "Kubernetes Services in one small binary", long_about = LONG)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Which of this machine's clusters is meant.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Which {
+    /// The cluster's name
+    #[arg(long, short = 'c', env = "SKIFF_CLUSTER", default_value = "skiff")]
+    pub(crate) name: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start a cluster and wait until its API, its DNS and a ClusterIP answer
+    Up(Up),
+    /// Stop a cluster: its pods, namespaces, links, routes and mounts are gone afterwards, its objects and images kept
+    Down(Down),
+    /// Show whether the clusters of this machine run, and how
+    Status(Status),
+    /// Print the address of a node
+    Ip {
+        #[command(flatten)]
+        which: Which,
+        /// The node (default: the first)
+        node: Option<String>,
+    },
+    /// Open a shell (or run a command) on a node: in its network namespace
+    Shell {
+        #[command(flatten)]
+        which: Which,
+        /// The node (default: the first)
+        #[arg(long)]
+        node: Option<String>,
+        /// The command and its arguments (default: your shell)
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
+    /// Print the administrator's kubeconfig
+    Kubeconfig {
+        #[command(flatten)]
+        which: Which,
+        /// Print the file's path instead of its content
+        #[arg(long)]
+        path: bool,
+        /// Make and print a kubeconfig for `skiff agent` on another machine: the node's name
+        #[arg(long, requires = "address")]
+        node: Option<String>,
+        /// The address of that node
+        #[arg(long, requires = "node")]
+        address: Option<std::net::IpAddr>,
+    },
+    /// Load, list and remove the cluster's images
+    #[command(subcommand)]
+    Image(Image),
+    /// A guided tour of Services on a throw-away cluster, with real commands and their real output
+    Demo(Demo),
+    /// kubectl, speaking to the cluster (also when this program is called by the name kubectl)
+    #[command(disable_help_flag = true)]
+    Kubectl {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<String>,
+    },
+    /// Run a cluster in the foreground (what `up` starts in the background)
+    Server(Server),
+    /// Run a node of a cluster whose API server is elsewhere
+    Agent(Agent),
+    /// Print the version
+    Version,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Up {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    #[command(flatten)]
+    pub(crate) shape: Shape,
+    /// Give up after this many seconds
+    #[arg(long, default_value_t = 60)]
+    pub(crate) timeout: u64,
+}
+
+/// What a new cluster is made of; an existing cluster keeps its shape.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Shape {
+    /// How many nodes the cluster has, each with its own agent, proxy and DNS [default: 1]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=i64::from(crate::cluster::config::MAX_NODES)))]
+    pub(crate) nodes: Option<u8>,
+    /// Spread the nodes over this many zones (label topology.kubernetes.io/zone)
+    #[arg(long)]
+    pub(crate) zones: Option<u8>,
+    /// The API server's port on 127.0.0.1 [default: the first free one from 6443]
+    #[arg(long)]
+    pub(crate) api_port: Option<u16>,
+    /// ClusterIPs come from here [default: 10.96.0.0/12]
+    #[arg(long)]
+    pub(crate) service_cidr: Option<Ipv4Net>,
+    /// Pods' addresses come from here, a /24 for each node [default: 10.244.0.0/16]
+    #[arg(long)]
+    pub(crate) pod_cidr: Option<Ipv4Net>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Down {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// Delete the cluster's objects, images and volumes too
+    #[arg(long)]
+    pub(crate) delete: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Status {
+    /// Only this cluster
+    #[arg(long, short = 'c', env = "SKIFF_CLUSTER")]
+    pub(crate) name: Option<String>,
+    /// How to print it
+    #[arg(long, short, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Output {
+    Table,
+    Json,
+    Yaml,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Image {
+    /// Load images from an OCI or docker archive (.tar, .tar.gz)
+    Load {
+        #[command(flatten)]
+        which: Which,
+        /// The archive; `-` reads standard input
+        archive: PathBuf,
+    },
+    /// List the images
+    #[command(visible_alias = "ls")]
+    List {
+        #[command(flatten)]
+        which: Which,
+        /// How to print it
+        #[arg(long, short, value_enum, default_value_t = Output::Table)]
+        output: Output,
+    },
+    /// Remove images
+    Rm {
+        #[command(flatten)]
+        which: Which,
+        /// Names, as `skiff image list` shows them
+        #[arg(required = true)]
+        images: Vec<String>,
+    },
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Demo {
+    /// Leave the cluster running at the end
+    #[arg(long)]
+    pub(crate) keep: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Server {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    #[command(flatten)]
+    pub(crate) shape: Shape,
+    /// Report progress on standard output as JSON lines (used by `up`)
+    #[arg(long, hide = true)]
+    pub(crate) report: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Agent {
+    /// A kubeconfig whose user is system:node:NAME in group system:nodes
+    #[arg(long)]
+    pub(crate) kubeconfig: PathBuf,
+    /// The node's name [default: the host's name]
+    #[arg(long)]
+    pub(crate) node_name: Option<String>,
+    /// The node's address [default: the one that reaches the API server]
+    #[arg(long)]
+    pub(crate) node_ip: Option<std::net::IpAddr>,
+    /// The cluster DNS address that pods are told
+    #[arg(long, default_value = "10.96.0.10")]
+    pub(crate) cluster_dns: std::net::IpAddr,
+    /// The cluster's domain
+    #[arg(long, default_value = "cluster.local")]
+    pub(crate) cluster_domain: String,
+    /// Where all pods' addresses come from
+    #[arg(long, default_value = "10.244.0.0/16")]
+    pub(crate) cluster_cidr: Ipv4Net,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn is_well_formed() {
+        super::Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,207 @@
+//! A node of this machine: one thread that lives in the node's network namespace and runs the node's agent, its proxy and
+//! its DNS server. Sockets and threads made there belong to the namespace.
+
+use std::{
+    future::Future,
+    io,
+    net::{IpAddr, Ipv4Addr},
+    path::PathBuf,
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use skiff_api::identity::Identity;
+use skiff_apiserver::pki::Pki;
+use skiff_client::{
+    in_process::Clients,
+    life::{Readiness, Ready, Stop, readiness},
+};
+use tokio::runtime::Handle;
+
+use super::{config::Config, network::netns, paths::Paths, sweep};
+
+/// What the three components of a node are told.
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) netns: PathBuf,
+    pub(crate) agent: skiff_node::Config,
+    pub(crate) proxy: skiff_proxy::Config,
+    pub(crate) dns: skiff_dns::Config,
+}
+
+/// One readiness for each component, with its name.
+pub(crate) type Waiting = Vec<(&'static str, Readiness)>;
+
+/// Starts the node's thread. It ends when `stop` says so; pods stay.
+pub(crate) fn spawn(node: Node, clients: Clients, stop: Stop) -> io::Result<(JoinHandle<io::Result<()>>, Waiting)> {
+    let (agent_ready, agent) = readiness();
+    let (proxy_ready, proxy) = readiness();
+    let (dns_ready, dns) = readiness();
+    let thread = thread::Builder::new().name(node.name.clone()).spawn(move || {
+        netns::enter(&node.netns)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let clients = NodeClients {
+                agent: clients.as_identity(Identity::node(&node.name)),
+                proxy: clients.as_controller("system:kube-proxy"),
+                dns: clients.as_controller("system:kube-dns"),
+            };
+            run(node, clients, [agent_ready, proxy_ready, dns_ready], stop).await;
+        });
+        Ok(())
+    })?;
+    Ok((thread, vec![("node agent", agent), ("proxy", proxy), ("DNS", dns)]))
+}
+
+/// The client of each component, made where it is used.
+pub(crate) struct NodeClients {
+    pub(crate) agent: kube::Client,
+    pub(crate) proxy: kube::Client,
+    pub(crate) dns: kube::Client,
+}
+
+/// Runs the three components until told to stop.
+pub(crate) async fn run(node: Node, clients: NodeClients, [agent, proxy, dns]: [Ready; 3], stop: Stop) {
+    tokio::join!(
+        keep_running("node agent", agent, &stop, |ready| {
+            skiff_node::run(node.agent.clone(), clients.agent.clone(), ready, stop.clone())
+        }),
+        keep_running("proxy", proxy, &stop, |ready| {
+            skiff_proxy::run(node.proxy.clone(), clients.proxy.clone(), ready, stop.clone())
+        }),
+        keep_running("DNS", dns, &stop, |ready| {
+            skiff_dns::run(node.dns.clone(), clients.dns.clone(), ready, stop.clone())
+        }),
+    );
+}
+
+/// Starts a component again when it fails, after a growing pause; the others go on meanwhile.
+pub(crate) async fn keep_running<F, E>(name: &str, first: Ready, stop: &Stop, mut start: impl FnMut(Ready) -> F)
+where
+    F: Future<Output = Result<(), E>>,
+    E: std::fmt::Display,
+{
+    const LONGEST: Duration = Duration::from_secs(30);
+    let mut pause = Duration::from_millis(200);
+    let mut ready = Some(first);
+    while !stop.is_cancelled() {
+        // Only the first start is waited for by anyone.
+        let ready = ready.take().unwrap_or_else(|| readiness().0);
+        match start(ready).await {
+            Ok(()) if stop.is_cancelled() => return,
+            Ok(()) => tracing::error!("{name} ended although nobody told it to; starting it again in {pause:?}"),
+            Err(error) => tracing::error!("{name} failed: {error}; starting it again in {pause:?}"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = stop.cancelled() => return,
+        }
+        pause = (pause * 2).min(LONGEST);
+    }
+}
+
+/// The node agent's own API.
+const AGENT_PORT: u16 = 10250;
+/// Where the proxy says how it is, as kube-proxy does.
+const HEALTHZ_PORT: u16 = 10256;
+const METRICS_PORT: u16 = 10249;
+const MAX_PODS: u32 = 250;
+/// Where the host says who resolves names.
+const HOST_RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// What node `number` of the cluster is told.
+pub(crate) fn describe(config: &Config, paths: &Paths, pki: &Pki, number: u8) -> anyhow::Result<Node> {
+    let name = config.node_name(number);
+    let ip = IpAddr::from(config.node_ip(number));
+    let credentials = pki.node(&name, &[ip.to_string()])?;
+    let place = Place { name, ip, zone: config.zone(number), dns_ip: config.dns_ip(), domain: config.domain.clone() };
+    let tls = skiff_node::Tls {
+        certificate: credentials.serving.certificate,
+        key: credentials.serving.key,
+        client_ca: pki.ca_pem().to_owned(),
+    };
+    let directories = Directories {
+        data: paths.node_data(&place.name),
+        run: paths.node_run(&place.name),
+        images: paths.images(),
+        cgroup: format!("{}/{}", sweep::cgroup(&config.name), place.name),
+    };
+    let ranges = Ranges { pods: config.pod_cidr.into(), services: vec![config.service_cidr.into()] };
+    Ok(Node { netns: paths.netns(&place.name), ..place.node(directories, ranges, tls, Handle::current()) })
+}
+
+/// Who and where a node is.
+pub(crate) struct Place {
+    pub(crate) name: String,
+    pub(crate) ip: IpAddr,
+    pub(crate) zone: Option<String>,
+    pub(crate) dns_ip: IpAddr,
+    pub(crate) domain: String,
+}
+
+pub(crate) struct Directories {
+    pub(crate) data: PathBuf,
+    pub(crate) run: PathBuf,
+    pub(crate) images: PathBuf,
+    pub(crate) cgroup: String,
+}
+
+pub(crate) struct Ranges {
+    pub(crate) pods: IpNet,
+    pub(crate) services: Vec<IpNet>,
+}
+
+impl Place {
+    /// `host` is a runtime in the host's network namespace: resolvers and registries on the host's loopback are reached
+    /// from there.
+    pub(crate) fn node(self, dirs: Directories, ranges: Ranges, tls: skiff_node::Tls, host: Handle) -> Node {
+        let dns = skiff_dns::Config {
+            bind: vec![(self.dns_ip, 53).into()],
+            domain: self.domain.clone(),
+            upstreams: skiff_dns::forward::Upstreams::File(HOST_RESOLV_CONF.into()),
+            outside: Some(host.clone()),
+        };
+        let proxy = skiff_proxy::Config {
+            node_name: self.name.clone(),
+            node_ips: vec![self.ip],
+            cluster_cidrs: vec![ranges.pods],
+            service_cidrs: ranges.services,
+            node_port_addresses: vec![],
+            table: "skiff".into(),
+            healthz: Some((Ipv4Addr::UNSPECIFIED, HEALTHZ_PORT).into()),
+            metrics: Some((Ipv4Addr::LOCALHOST, METRICS_PORT).into()),
+        };
+        let agent = skiff_node::Config {
+            node_name: self.name.clone(),
+            node_ip: self.ip,
+            labels: Default::default(),
+            zone: self.zone,
+            data_dir: dirs.data,
+            run_dir: dirs.run,
+            image_dir: dirs.images,
+            images: skiff_node::image::Options { dial: dial_from(host), ..Default::default() },
+            dns: skiff_node::Dns {
+                ip: Some(self.dns_ip),
+                domain: self.domain,
+                host_resolv_conf: HOST_RESOLV_CONF.into(),
+            },
+            cgroup_root: dirs.cgroup,
+            tls,
+            cluster_cidr: ranges.pods,
+            port: AGENT_PORT,
+            max_pods: MAX_PODS,
+            shim: None,
+        };
+        Node { name: self.name, netns: PathBuf::new(), agent, proxy, dns }
+    }
+}
+
+/// Connects on the other runtime: its sockets are made where its threads are.
+fn dial_from(host: Handle) -> skiff_node::image::Dial {
+    Arc::new(move |name, port| {
+        let connecting = host.spawn(async move { tokio::net::TcpStream::connect((name, port)).await });
+        Box::pin(async move { connecting.await.map_err(io::Error::other)? })
+    })
+}

@@ -1,0 +1,160 @@
+//! Removes what a cluster and its pods have on this machine, found by where it is: processes by control group or by the
+//! shim's arguments, mounts by path, links and namespaces by the plan, control groups by name.
+
+use std::{
+    fmt, fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    mount::{UnmountFlags, unmount},
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
+
+use super::{config::Config, network, paths::Paths};
+
+/// How much was there to remove.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Swept {
+    processes: usize,
+    mounts: usize,
+}
+
+impl fmt::Display for Swept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} container processes, {} mounts, the network", self.processes, self.mounts)
+    }
+}
+
+/// Call only when no daemon of the cluster runs.
+pub(crate) fn run(config: &Config, paths: &Paths) -> Result<Swept> {
+    let processes = kill_processes(config, paths).context("end the cluster's containers")?;
+    let mounts = unmount_below(&[&paths.run, &paths.data])?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(network::apply::down(&network::plan::network(config, paths)))?;
+    network::nat::close(&config.name)?;
+    network::forwarding::restore(&paths.run).context("/proc/sys/net/ipv4/conf")?;
+    remove_cgroups(&config.name);
+    match fs::remove_dir_all(&paths.run) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e).context(paths.run.display().to_string()),
+        _ => {}
+    }
+    // Below /run the directory of all clusters goes with the last one.
+    paths.run.parent().map(fs::remove_dir);
+    Ok(Swept { processes, mounts })
+}
+
+/// The control group that all of a cluster's containers are below, in each hierarchy.
+pub(crate) fn cgroup(cluster: &str) -> String {
+    format!("skiff/{cluster}")
+}
+
+/// Kills until none is left: a shim may have been starting a container while we looked.
+fn kill_processes(config: &Config, paths: &Paths) -> io::Result<usize> {
+    let mut killed = 0;
+    for _ in 0..10 {
+        let found = processes(config, paths)?;
+        if found.is_empty() {
+            return Ok(killed);
+        }
+        killed += found.len();
+        let dying: Vec<_> = found.into_iter().filter_map(kill).collect();
+        let limit = Timespec { tv_sec: Duration::from_secs(5).as_secs() as i64, tv_nsec: 0 };
+        for process in &dying {
+            poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&limit))?;
+        }
+    }
+    Err(io::Error::other("new processes keep appearing; is another daemon of this cluster running?"))
+}
+
+fn kill(pid: Pid) -> Option<rustix::fd::OwnedFd> {
+    // A process that is gone already is what is wanted.
+    let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
+    pidfd_send_signal(&process, Signal::KILL).ok()?;
+    Some(process)
+}
+
+fn processes(config: &Config, paths: &Paths) -> io::Result<Vec<Pid>> {
+    let group = format!("/{}/", cgroup(&config.name));
+    let run = paths.run.display().to_string();
+    let mut found = vec![];
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse().ok()).and_then(Pid::from_raw) else {
+            continue;
+        };
+        if belongs(&entry.path(), &group, &run) {
+            found.push(pid);
+        }
+    }
+    Ok(found)
+}
+
+fn belongs(proc: &Path, group: &str, run: &str) -> bool {
+    // What cannot be read has ended meanwhile. A zombie has an empty command line and nothing left to end.
+    let Ok(command) = fs::read(proc.join("cmdline")) else { return false };
+    if command.is_empty() {
+        return false;
+    }
+    let mut args = command.split(|b| *b == 0);
+    let shim = args.nth(1) == Some(b"shim") && args.any(|a| a.starts_with(run.as_bytes()));
+    let grouped = || fs::read_to_string(proc.join("cgroup")).is_ok_and(|g| g.lines().any(|l| l.contains(group)));
+    shim || grouped()
+}
+
+/// Unmounts everything below the directories, the innermost first.
+fn unmount_below(dirs: &[&Path]) -> Result<usize> {
+    let table = fs::read_to_string("/proc/self/mountinfo").context("/proc/self/mountinfo")?;
+    let mut below: Vec<PathBuf> =
+        table.lines().filter_map(mount_point).filter(|p| dirs.iter().any(|d| p.starts_with(d))).collect();
+    below.reverse();
+    for path in &below {
+        match unmount(path, UnmountFlags::DETACH) {
+            // Already gone with what it was mounted on.
+            Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}
+            Err(e) => return Err(e).with_context(|| format!("unmount {}", path.display())),
+        }
+    }
+    Ok(below.len())
+}
+
+/// The fifth field, in which the kernel writes blanks and backslashes as octal numbers (proc(5)).
+fn mount_point(line: &str) -> Option<PathBuf> {
+    let field = line.split(' ').nth(4)?;
+    let plain = [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
+    Some(plain.iter().fold(field.to_owned(), |path, (code, text)| path.replace(code, text)).into())
+}
+
+/// Removes the cluster's control groups in every hierarchy, from the leaves up. Only empty ones go, and only ours.
+fn remove_cgroups(cluster: &str) {
+    let root = Path::new("/sys/fs/cgroup");
+    let hierarchies = fs::read_dir(root).into_iter().flatten().flatten().map(|e| e.path());
+    for hierarchy in hierarchies.chain([root.to_owned()]) {
+        remove_groups(&hierarchy.join(cgroup(cluster)));
+        // The directory of all clusters goes with the last one.
+        let _ = fs::remove_dir(hierarchy.join("skiff"));
+    }
+}
+
+fn remove_groups(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            remove_groups(&entry.path());
+        }
+    }
+    let _ = fs::remove_dir(dir);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points() {
+        let line = "36 35 98:0 /mnt1 /mnt\\0402/x rw,noatime master:1 - ext3 /dev/root rw";
+        assert_eq!(mount_point(line), Some("/mnt 2/x".into()));
+        assert_eq!(mount_point("36 35"), None);
+    }
+}

@@ -1,0 +1,46 @@
+//! `skiff down`: the daemon ends, then everything that it and its pods had on this machine is removed. What is removed is
+//! found by where it is, not by what the daemon remembered, so a killed daemon's remains go the same way.
+
+use std::{fs, io, process::ExitCode, time::Duration};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{
+    cli::Down,
+    cluster::{config::Config, lock, paths::Paths, sweep},
+    report::{Sink, Story},
+};
+
+/// How long the daemon may take to end before it is killed.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+pub(crate) fn run(args: &Down) -> Result<ExitCode> {
+    let paths = super::paths_of(&args.which)?;
+    let config = match Config::load(&paths.config()) {
+        Ok(Some(config)) => config,
+        Ok(None) => bail!("there is no cluster {:?}: {}", args.which.name, super::known_clusters()),
+        // A broken configuration must not keep its cluster from being deleted.
+        Err(_) if args.delete => Config::new(&args.which.name, u8::MAX, 1, 0),
+        Err(e) => return Err(e.into()),
+    };
+    super::preflight::check()?;
+    let mut story = Story::new(Sink::Human);
+    if let Some(pid) = lock::holder(&paths.lock())? {
+        lock::end(pid, PATIENCE).context("end the cluster's daemon")?;
+        story.step("daemon ended");
+    }
+    let swept = sweep::run(&config, &paths)?;
+    story.step(format!("removed {swept}"));
+    if args.delete {
+        delete(&paths)?;
+        story.step("deleted the cluster's data");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn delete(paths: &Paths) -> Result<()> {
+    match fs::remove_dir_all(&paths.data) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).with_context(|| paths.data.display().to_string()),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,182 @@
+//! `skiff up`: decide what the cluster is, start its daemon, tell its story, return when it answers.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead, BufReader, Seek, SeekFrom},
+    net::{Ipv4Addr, TcpListener},
+    os::unix::process::CommandExt,
+    process::{Child, ChildStdout, Command, ExitCode, Stdio},
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+
+use super::preflight;
+use crate::{
+    cli::{Shape, Up},
+    cluster::{config::Config, lock, network, paths::Paths},
+    report::{self, Line},
+};
+
+/// The port that Kubernetes API servers usually have, and how many after it are tried.
+const API_PORTS: std::ops::Range<u16> = 6443..6543;
+
+pub(crate) fn run(args: &Up) -> Result<ExitCode> {
+    let begun = Instant::now();
+    preflight::check()?;
+    let paths = super::paths_of(&args.which)?;
+    if lock::holder(&paths.lock())?.is_some() {
+        report::show(&Line::Warning(format!("cluster {:?} is already running", args.which.name)));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let config = decide(&args.which.name, &paths, &args.shape)?;
+    let mut daemon = start(&config, &paths)?;
+    follow(&mut daemon, &paths, Duration::from_secs(args.timeout))?;
+    finish(&config, &paths, begun.elapsed());
+    Ok(ExitCode::SUCCESS)
+}
+
+fn finish(config: &Config, paths: &Paths, time: Duration) {
+    let named = if config.name == "skiff" { String::new() } else { format!(" -c {}", config.name) };
+    eprintln!("Cluster {:?} is up after {}. Next:", config.name, report::took(time));
+    eprintln!("  skiff kubectl{named} get all -A");
+    eprintln!("  export KUBECONFIG={}    # for any kubectl", paths.kubeconfig().display());
+}
+
+/// The cluster's configuration: the kept one, or a new one by the flags.
+pub(crate) fn decide(name: &str, paths: &Paths, shape: &Shape) -> Result<Config> {
+    if let Some(mut config) = Config::load(&paths.config())? {
+        refuse_other_shape(&config, shape)?;
+        config.api_port = api_port(shape.api_port.or(Some(config.api_port)))?;
+        config.save(&paths.config())?;
+        return Ok(config);
+    }
+    let mut config = Config::new(name, free_index()?, shape.nodes.unwrap_or(1), api_port(shape.api_port)?);
+    config.zones = shape.zones.unwrap_or(0);
+    config.service_cidr = shape.service_cidr.unwrap_or(config.service_cidr);
+    config.pod_cidr = shape.pod_cidr.unwrap_or(config.pod_cidr);
+    config.check().map_err(anyhow::Error::msg)?;
+    config.save(&paths.config())?;
+    Ok(config)
+}
+
+/// An existing cluster keeps its shape: silence about a flag that has no effect would mislead.
+fn refuse_other_shape(config: &Config, shape: &Shape) -> Result<()> {
+    let differs = [
+        ("--nodes", shape.nodes.is_some_and(|n| n != config.nodes), config.nodes.to_string()),
+        ("--zones", shape.zones.is_some_and(|z| z != config.zones), config.zones.to_string()),
+        (
+            "--service-cidr",
+            shape.service_cidr.is_some_and(|c| c != config.service_cidr),
+            config.service_cidr.to_string(),
+        ),
+        ("--pod-cidr", shape.pod_cidr.is_some_and(|c| c != config.pod_cidr), config.pod_cidr.to_string()),
+    ];
+    match differs.iter().find(|d| d.1) {
+        None => Ok(()),
+        Some((flag, _, kept)) => bail!(
+            "cluster {0:?} exists with {flag} {kept}; leave the flag out, take another --name, or remove the cluster with \
+             `skiff down --delete --name {0}`",
+            config.name
+        ),
+    }
+}
+
+/// The wished port if it is free, else the first free one.
+fn api_port(wish: Option<u16>) -> Result<u16> {
+    let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    match wish {
+        Some(port) if free(&port) => Ok(port),
+        Some(port) => bail!(
+            "port {port} of 127.0.0.1 is in use by another program (`ss -ltnp 'sport = :{port}'` names it); choose another \
+             with --api-port"
+        ),
+        None => API_PORTS.clone().find(|p| free(p)).with_context(|| {
+            format!(
+                "all ports from {} to {} of 127.0.0.1 are in use; choose one with --api-port",
+                API_PORTS.start, API_PORTS.end
+            )
+        }),
+    }
+}
+
+/// A node subnet that neither the host nor another cluster uses.
+fn free_index() -> Result<u8> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut used = runtime.block_on(network::apply::used_indexes())?;
+    for name in Paths::clusters() {
+        used.extend(Config::load(&Paths::of(&name).config())?.map(|c| c.index));
+    }
+    (0..=254)
+        .find(|i| !used.contains(i))
+        .context("all node subnets from 172.30.0.0/24 on are taken by the host's routes")
+}
+
+fn start(config: &Config, paths: &Paths) -> Result<Child> {
+    let log_path = paths.server_log();
+    let log = File::options().create(true).append(true).open(&log_path);
+    let log = log.with_context(|| log_path.display().to_string())?;
+    let program = std::env::current_exe().context("find this program's own file")?;
+    Command::new(program)
+        .args(["server", "--report", "--name", &config.name])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .current_dir("/")
+        // A group of its own: Ctrl-C at the terminal ends `up`, not the cluster.
+        .process_group(0)
+        .spawn()
+        .context("start the cluster's daemon")
+}
+
+/// Shows the daemon's story until it is ready, fails, ends or takes too long.
+fn follow(daemon: &mut Child, paths: &Paths, timeout: Duration) -> Result<()> {
+    let log_start = fs::metadata(paths.server_log()).map_or(0, |m| m.len());
+    let lines = read_lines(daemon.stdout.take().context("the daemon's standard output")?);
+    let end = Instant::now() + timeout;
+    loop {
+        match lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            Ok(Line::Ready) => return Ok(()),
+            Ok(Line::Failed(why)) => bail!("{why}"),
+            Ok(line) => report::show(&line),
+            Err(mpsc::RecvTimeoutError::Timeout) => bail!(
+                "the cluster is not ready after {} s; its daemon goes on: see {} and `skiff status`",
+                timeout.as_secs(),
+                paths.server_log().display()
+            ),
+            Err(mpsc::RecvTimeoutError::Disconnected) => bail!(
+                "the daemon ended before it was ready{}; its log is {}",
+                log_tail(paths, log_start),
+                paths.server_log().display()
+            ),
+        }
+    }
+}
+
+fn read_lines(out: ChildStdout) -> mpsc::Receiver<Line> {
+    let (tx, rx) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(out).lines().map_while(Result::ok) {
+            // Only lines of the story count; a library's own print is not for the user.
+            if let Ok(line) = serde_json::from_str(&line)
+                && tx.send(line).is_err()
+            {
+                return;
+            }
+        }
+    });
+    rx
+}
+
+fn log_tail(paths: &Paths, from: u64) -> String {
+    let read = || -> std::io::Result<String> {
+        let mut file = File::open(paths.server_log())?;
+        file.seek(SeekFrom::Start(from))?;
+        std::io::read_to_string(file)
+    };
+    match read().unwrap_or_default().lines().rev().find(|l| !l.trim().is_empty()) {
+        Some(line) => format!(": {}", line.trim()),
+        None => String::new(),
+    }
+}

@@ -1,0 +1,7 @@
+//! The kubectl verbs.
+
+use std::process::ExitCode;
+
+pub(crate) fn main(_args: &[String]) -> ExitCode {
+    ExitCode::FAILURE
+}
