@@ -13,7 +13,7 @@
 mod tls;
 
 use std::{
-    fs::{self, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
@@ -338,14 +338,16 @@ fn read(path: &Path) -> Result<Option<String>> {
     }
 }
 
-/// Whole or not at all, and never readable by others.
+/// Whole or not at all, durable, and never readable by others.
 fn write(path: &Path, text: &str) -> Result<()> {
     let unfinished = path.with_extension("tmp");
     let failed = |error| Error::File { step: "write", path: path.to_path_buf(), error };
     let mut options = OpenOptions::new();
     let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&unfinished).map_err(failed)?;
     file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
-    fs::rename(&unfinished, path).map_err(failed)
+    fs::rename(&unfinished, path).map_err(failed)?;
+    let dir = path.parent().unwrap_or(Path::new("."));
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed)
 }
 
 #[cfg(test)]

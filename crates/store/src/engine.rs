@@ -119,6 +119,8 @@ impl Engine {
             return Err(Error::Io { reason, fatal: false });
         }
         let stopped = || Error::Io { reason: "the store has stopped".into(), fatal: true };
+        // A copy of its own: a slice would keep the whole request body alive, a grown buffer its spare room.
+        let value = value.map(|value| Bytes::copy_from_slice(&value));
         let (answer, answered) = oneshot::channel();
         let request = Request { write: Write { key: key.into(), value, expect }, answer };
         let queue = self.queue.as_ref().ok_or_else(stopped)?;

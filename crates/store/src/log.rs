@@ -60,7 +60,7 @@ pub(crate) fn failed<'a>(step: &'a str, path: &'a Path) -> impl Fn(io::Error) ->
 
 impl Log {
     pub(crate) fn open(dir: &Path, keep: Keep, options: Options) -> Result<(Self, State)> {
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed("create", dir))?;
+        create_dir(dir)?;
         let lock = lock(dir)?;
         let found = Found::read(dir)?;
         let (covered, mut state) = restore(&found, keep)?;
@@ -154,6 +154,14 @@ fn record(event: &Event) -> Option<Record> {
         Event::Delete { rev, prev } => Some(Record::Delete { rev: *rev, key: prev.key.clone() }),
         Event::Progress(_) => None,
     }
+}
+
+/// The directory and those above it, durable: a log is worth nothing in a directory that a power cut takes away.
+fn create_dir(dir: &Path) -> Result<()> {
+    let missing: Vec<&Path> = dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists()).collect();
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed("create", dir))?;
+    let parents = missing.into_iter().filter_map(Path::parent);
+    parents.map(|parent| if parent.as_os_str().is_empty() { Path::new(".") } else { parent }).try_for_each(sync_dir)
 }
 
 /// One process per directory. The lock ends with the process, however that ends.
