@@ -4,7 +4,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Map, Value, json};
 
-use super::gvk;
+use super::{gvk, merge};
+use crate::merge_keys;
 use crate::resources::{Resource, Type};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +48,9 @@ pub(super) fn of(rows: &[&Resource], dialect: Dialect) -> Map<String, Value> {
     generator.subschema_for::<meta::DeleteOptions>();
     let mut all = generator.take_definitions(false);
     all.extend(roots);
+    for r in rows {
+        merge::annotate(&mut all, &(r.schema.name)(), merge_keys::root(r.group, r.kind));
+    }
     all.iter_mut().for_each(|(name, schema)| adapt_definition(name, schema, dialect));
     all.sort_keys();
     all

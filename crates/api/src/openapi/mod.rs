@@ -3,6 +3,7 @@
 //! They are built when asked for and kept by nobody here: with their descriptions they are megabytes.
 
 mod definitions;
+mod merge;
 mod paths;
 
 use serde_json::{Map, Value, json};
@@ -117,5 +118,9 @@ mod tests {
         let spec = &schema["properties"]["spec"];
         assert_eq!(spec["allOf"][0]["$ref"], "#/components/schemas/io.k8s.api.core.v1.PodSpec");
         assert!(spec["description"].as_str().unwrap().contains("desired behavior"));
+        let containers = &document["components"]["schemas"]["io.k8s.api.core.v1.PodSpec"]["properties"]["containers"];
+        assert_eq!(containers["x-kubernetes-patch-merge-key"], "name");
+        assert_eq!(containers["x-kubernetes-patch-strategy"], "merge");
+        assert_eq!(containers["x-kubernetes-list-map-keys"], json!(["name"]));
     }
 }
