@@ -91,6 +91,9 @@ pub enum Error {
 /// Runs a node until told to stop; its pods are left running. To be called on a single-threaded runtime on a thread in
 /// the node's network namespace.
 pub async fn run(config: Config, client: kube::Client, ready: Ready, stop: Stop) -> Result<(), Error> {
+    // Whatever was begun ends with this function, also when it fails.
+    let stop = stop.child_token();
+    let _end = stop.clone().drop_guard();
     for path in [&config.data_dir, &config.run_dir] {
         std::fs::create_dir_all(path).map_err(|cause| Error::Directory { path: path.clone(), cause })?;
     }

@@ -25,9 +25,10 @@ pub(super) fn bridge(name: &str, mac: [u8; 6], mtu: u32) -> Request {
     Request::ensure(format!("create the bridge {name}"), Message::NewLink(link))
 }
 
-/// Both ends up, the host's end in the bridge, the other end as eth0 in the namespace.
+/// The host's end up and in the bridge, the other end as eth0 in the namespace: that one can be set up only when the
+/// pair is complete.
 pub(super) fn veth(host: &str, namespace: BorrowedFd<'_>, bridge: u32, mtu: u32) -> Request {
-    let mut peer = LinkUnspec::new_with_name("eth0").mtu(mtu).up().build();
+    let mut peer = LinkUnspec::new_with_name("eth0").mtu(mtu).build();
     peer.attributes.push(rtnetlink::packet_route::link::LinkAttribute::NetNsFd(namespace.as_raw_fd()));
     let link = LinkMessageBuilder::<LinkVeth>::new(host, "eth0")
         .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))

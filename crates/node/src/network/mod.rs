@@ -202,10 +202,14 @@ impl Shared {
         let link = format!("skiff{}", &id[..8]);
         let mut namespace = Namespace::create(self.directory.join(&id))?;
         let request = messages::veth(&link, namespace.fd(), self.bridge, self.mtu);
-        let made = lock(&self.node).send(vec![request]).map_err(Error::from);
-        match made.and_then(|()| index_of(&mut namespace.inside, POD_DEVICE)) {
+        let made = lock(&self.node).send(vec![request]).map_err(Error::from).and_then(|()| {
+            namespace.inside.send(vec![messages::link_up(POD_DEVICE)])?;
+            index_of(&mut namespace.inside, POD_DEVICE)
+        });
+        match made {
             Ok(device) => Ok(Spare { namespace, link, device }),
             Err(e) => {
+                // The link goes with its namespace.
                 let _ = namespace::remove(&namespace.path);
                 Err(e)
             }

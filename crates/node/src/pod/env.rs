@@ -290,3 +290,120 @@ fn one_service(service: &Service, variables: &mut BTreeMap<String, String>) {
 fn upper(name: &str) -> String {
     name.to_uppercase().replace('-', "_")
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, from_value, json};
+
+    use super::*;
+
+    #[test]
+    fn expansion() {
+        let value = |n: &str| (n == "A").then(|| "1".to_string());
+        let table = [
+            ("$(A)", "1"),
+            ("$$(A)", "$(A)"),
+            ("$$$(A)", "$1"),
+            ("$(B)", "$(B)"),
+            ("$A", "$A"),
+            ("$(A", "$(A"),
+            ("x$", "x$"),
+            ("$(A)$(A)", "11"),
+        ];
+        table.iter().for_each(|(text, want)| assert_eq!(expand(text, value), *want, "{text}"));
+    }
+
+    fn service(name: &str, ip: &str, ports: Value) -> Service {
+        from_value(json!({"metadata": {"name": name, "namespace": "shop"}, "spec": {"clusterIP": ip, "ports": ports}}))
+            .unwrap()
+    }
+
+    #[test]
+    fn services_are_seen_as_links() {
+        let all = [
+            service(
+                "my-svc",
+                "10.96.0.7",
+                json!([{"port": 17, "protocol": "TCP"}, {"name": "a-b", "port": 53, "protocol": "UDP"}]),
+            ),
+            service("headless", "None", json!([{"port": 1}])),
+        ];
+        let got: Vec<_> = service_variables(&all, "shop", true).into_iter().map(|(k, v)| format!("{k}={v}")).collect();
+        let want = [
+            "MY_SVC_PORT=tcp://10.96.0.7:17",
+            "MY_SVC_PORT_17_TCP=tcp://10.96.0.7:17",
+            "MY_SVC_PORT_17_TCP_ADDR=10.96.0.7",
+            "MY_SVC_PORT_17_TCP_PORT=17",
+            "MY_SVC_PORT_17_TCP_PROTO=tcp",
+            "MY_SVC_PORT_53_UDP=udp://10.96.0.7:53",
+            "MY_SVC_PORT_53_UDP_ADDR=10.96.0.7",
+            "MY_SVC_PORT_53_UDP_PORT=53",
+            "MY_SVC_PORT_53_UDP_PROTO=udp",
+            "MY_SVC_SERVICE_HOST=10.96.0.7",
+            "MY_SVC_SERVICE_PORT=17",
+            "MY_SVC_SERVICE_PORT_A_B=53",
+        ];
+        assert_eq!(got, want);
+        assert!(service_variables(&all, "other", true).is_empty());
+        assert!(service_variables(&all, "shop", false).is_empty());
+    }
+
+    fn around<'a>(pod: &'a Pod, objects: &'a Objects) -> Around<'a> {
+        Around {
+            pod,
+            pod_ip: "10.244.0.9".parse().ok(),
+            node_ip: "172.30.0.11".parse().unwrap(),
+            objects,
+            node_cpu_milli: 2000,
+            node_memory: 1 << 30,
+        }
+    }
+
+    #[test]
+    fn all_sources() {
+        let pod: Pod = from_value(json!({"metadata": {"name": "p", "namespace": "shop", "labels": {"a": "1"}},
+            "spec": {"containers": [], "nodeName": "node-1"}}))
+        .unwrap();
+        let mut objects = Objects::default();
+        objects.config_maps.insert("m".into(), from_value(json!({"data": {"k": "v"}})).unwrap());
+        objects.secrets.insert("s".into(), from_value(json!({"data": {"p": "cHc="}})).unwrap());
+        let container: Container = from_value(json!({"name": "c", "resources": {"limits": {"cpu": "1500m"}},
+            "envFrom": [{"prefix": "X_", "configMapRef": {"name": "m"}}, {"secretRef": {"name": "none", "optional": true}}],
+            "env": [{"name": "A", "value": "1"}, {"name": "B", "value": "$(A)-$(SVC)-$(X_k)"}, {"name": "SVC", "value": "mine"},
+                {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+                {"name": "L", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['a']"}}},
+                {"name": "CPU", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}},
+                {"name": "MEM", "valueFrom": {"resourceFieldRef": {"resource": "limits.memory", "divisor": "1Mi"}}},
+                {"name": "K", "valueFrom": {"configMapKeyRef": {"name": "m", "key": "k"}}},
+                {"name": "P", "valueFrom": {"secretKeyRef": {"name": "s", "key": "p"}}}]}))
+        .unwrap();
+        let services = BTreeMap::from([("SVC".to_string(), "svc".to_string()), ("OTHER".to_string(), "o".to_string())]);
+        let got = environment(&container, &services, around(&pod, &objects)).unwrap();
+        let got: Vec<_> = got.iter().map(|(k, v)| format!("{k}={v}")).collect();
+        let want = [
+            "X_k=v",
+            "A=1",
+            "B=1-svc-v",
+            "SVC=mine",
+            "IP=10.244.0.9",
+            "L=1",
+            "CPU=2",
+            "MEM=1024",
+            "K=v",
+            "P=pw",
+            "OTHER=o",
+        ];
+        assert_eq!(got, want);
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let pod: Pod = from_value(json!({"metadata": {"name": "p", "namespace": "shop"}})).unwrap();
+        let objects = Objects::default();
+        let container: Container = from_value(json!({"name": "c", "env": [
+            {"name": "K", "valueFrom": {"configMapKeyRef": {"name": "m", "key": "k"}}}]}))
+        .unwrap();
+        let error = environment(&container, &BTreeMap::new(), around(&pod, &objects)).unwrap_err();
+        assert_eq!(error.to_string(), "configmap \"m\" not found");
+    }
+}

@@ -6,6 +6,8 @@ pub mod env;
 pub mod events;
 pub mod hosts;
 pub mod plan;
+#[cfg(test)]
+mod plan_tests;
 pub mod publish;
 pub mod quantity;
 pub mod record;

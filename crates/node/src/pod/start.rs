@@ -215,6 +215,7 @@ fn build(
         read_only_root: security.read_only_root_filesystem == Some(true),
         tty: container.tty == Some(true),
         stdin: container.stdin == Some(true),
+        stdin_once: container.stdin_once == Some(true),
         log_path: ctx.log_path(pod, &container.name, attempt.number),
         annotations: BTreeMap::from([
             ("skiff.container".to_string(), container.name.clone()),

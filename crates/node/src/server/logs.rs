@@ -3,6 +3,7 @@
 use std::{
     convert::Infallible,
     io,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -19,7 +20,10 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::{Answer, Refusal, find, request::{LogOptions, Target}};
+use super::{
+    Answer, Refusal, find,
+    request::{LogOptions, Target},
+};
 use crate::pod::{
     context::{Context, View},
     state::Phase,
@@ -49,17 +53,14 @@ pub(super) async fn serve(ctx: &Arc<Context>, target: &Target, query: &str) -> R
 fn attempt(view: &View, name: &str, previous: bool) -> Result<(i32, Option<String>), Refusal> {
     let own = view.state.container(name);
     let pod = view.pod.metadata.name.clone().unwrap_or_default();
-    let waiting = |reason: &str| {
-        Refusal::bad(format!("container \"{name}\" in pod \"{pod}\" is waiting to start: {reason}"))
-    };
+    let waiting =
+        |reason: &str| Refusal::bad(format!("container \"{name}\" in pod \"{pod}\" is waiting to start: {reason}"));
     match (&own.phase, previous) {
         (Phase::Running { id, .. } | Phase::Starting { id }, false) => Ok((own.restarts, Some(id.clone()))),
         (Phase::Exited(_), false) => Ok((own.restarts, None)),
         (_, true) if own.last.is_some() => Ok((own.restarts - 1, None)),
         (Phase::Exited(_), true) => Ok((own.restarts, None)),
-        (_, true) => {
-            Err(Refusal::bad(format!("previous terminated container \"{name}\" in pod \"{pod}\" not found")))
-        }
+        (_, true) => Err(Refusal::bad(format!("previous terminated container \"{name}\" in pod \"{pod}\" not found"))),
         (_, false) if own.last.is_some() => Ok((own.restarts - 1, None)),
         (Phase::Waiting { reason, .. }, false) if !reason.is_empty() => Err(waiting(&trying(reason))),
         (_, false) => Err(waiting("ContainerCreating")),
@@ -129,7 +130,8 @@ impl Reader {
         let Ok(mut at) = self.whole().await else { return };
         let Some(id) = alive else { return };
         loop {
-            let running = self.ctx.runtime.container(&id).is_some_and(|c| !matches!(c.phase, crate::runtime::Phase::Exited(_)));
+            let running =
+                self.ctx.runtime.container(&id).is_some_and(|c| !matches!(c.phase, crate::runtime::Phase::Exited(_)));
             if !matches!(self.more(&mut at).await, Ok(true)) || !running {
                 return;
             }
@@ -187,14 +189,14 @@ impl Reader {
 }
 
 /// Tells when something happens to a log file or beside it.
-struct Watch(AsyncFd<std::os::fd::OwnedFd>);
+struct Watch(AsyncFd<OwnedFd>);
 
 impl Watch {
     fn new(path: &Path) -> io::Result<Self> {
         let fd = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?;
         let directory = path.parent().unwrap_or(path);
         inotify::add_watch(&fd, directory, inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE)?;
-        Ok(Watch(AsyncFd::new(fd)?))
+        Ok(Watch(register(fd)?))
     }
 
     /// Without a watch (no inotify left on this machine) once a second.
@@ -207,11 +209,18 @@ impl Watch {
     }
 }
 
+#[allow(unsafe_code)]
+fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is given away whole; it is closed by nobody but the `AsyncFd`, after deregistration.
+    Ok(unsafe { AsyncFd::register(fd) }?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const LOG: &[u8] = b"2026-01-01T00:00:00.5Z stdout F one\n2026-01-01T00:00:01Z stderr P tw\n2026-01-01T00:00:01Z stderr F o\n";
+    const LOG: &[u8] =
+        b"2026-01-01T00:00:00.5Z stdout F one\n2026-01-01T00:00:01Z stderr P tw\n2026-01-01T00:00:01Z stderr F o\n";
 
     fn printed(options: LogOptions) -> String {
         String::from_utf8(select(LOG, &options).concat()).unwrap()

@@ -118,7 +118,11 @@ impl LogOptions {
     pub(super) fn parse(query: &str, now: Timestamp) -> Result<Self, String> {
         let mut options = LogOptions::default();
         for (name, value) in pairs(query) {
-            let number = || value.parse::<u64>().map_err(|_| format!("{name}: Invalid value: {value:?}: must be a number of at least 0"));
+            let number = || {
+                value
+                    .parse::<u64>()
+                    .map_err(|_| format!("{name}: Invalid value: {value:?}: must be a number of at least 0"))
+            };
             match name.as_str() {
                 "follow" => options.follow = is_true(&value),
                 "previous" => options.previous = is_true(&value),
@@ -130,7 +134,9 @@ impl LogOptions {
                     options.since = now.checked_sub(jiff::SignedDuration::from_secs(seconds)).ok();
                 }
                 "sinceTime" => {
-                    let time = value.parse().map_err(|_| format!("sinceTime: Invalid value: {value:?}: must be an RFC 3339 time"))?;
+                    let time = value
+                        .parse()
+                        .map_err(|_| format!("sinceTime: Invalid value: {value:?}: must be an RFC 3339 time"))?;
                     options.since = Some(time);
                 }
                 "stream" if value != "All" => options.stream = Some(value.to_lowercase()),

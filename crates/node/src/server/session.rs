@@ -72,7 +72,11 @@ pub(super) fn serve(
 }
 
 /// Answers 101 and goes on with the socket in a task of its own.
-pub(super) fn upgrade<F, R>(mut request: Request<Incoming>, protocols: &[&'static str], then: F) -> Result<Answer, Refusal>
+pub(super) fn upgrade<F, R>(
+    mut request: Request<Incoming>,
+    protocols: &[&'static str],
+    then: F,
+) -> Result<Answer, Refusal>
 where
     F: FnOnce(Socket, &'static str) -> R + Send + 'static,
     R: Future<Output = ()> + Send,
@@ -82,7 +86,10 @@ where
     let accept = key.map(|k| derive_accept_key(k.as_bytes())).ok_or_else(no_websocket)?;
     let offered: Vec<String> = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().flat_map(words).collect();
     let protocol = *protocols.iter().find(|p| offered.iter().any(|o| o == **p)).ok_or_else(|| {
-        Refusal(StatusCode::FORBIDDEN, format!("unable to upgrade: the client offers {offered:?}, this server speaks {protocols:?}"))
+        Refusal(
+            StatusCode::FORBIDDEN,
+            format!("unable to upgrade: the client offers {offered:?}, this server speaks {protocols:?}"),
+        )
     })?;
     let upgrading = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
@@ -112,7 +119,9 @@ fn wants_websocket(headers: &HeaderMap) -> bool {
 }
 
 fn no_websocket() -> Refusal {
-    Refusal::bad("unable to upgrade: this server speaks WebSocket only (kubectl 1.30 and newer do; SPDY is not supported)")
+    Refusal::bad(
+        "unable to upgrade: this server speaks WebSocket only (kubectl 1.30 and newer do; SPDY is not supported)",
+    )
 }
 
 async fn run(ctx: &Context, id: &str, streams: Streams, kind: Kind, socket: Socket, v5: bool) {
@@ -228,7 +237,10 @@ async fn input(
 /// A command that reads no more has closed its end: the rest is dropped.
 async fn write(stdin: &mut Option<Box<dyn AsyncWrite + Send + Unpin>>, bytes: &[u8]) {
     if let Some(to) = stdin {
-        let written = async { to.write_all(bytes).await?; to.flush().await };
+        let written = async {
+            to.write_all(bytes).await?;
+            to.flush().await
+        };
         if written.await.is_err() {
             *stdin = None;
         }
@@ -260,7 +272,8 @@ fn ended(code: i32, command: &[String]) -> Value {
     if code == 0 {
         return json!({"metadata": {}, "status": "Success"});
     }
-    let message = format!("command terminated with non-zero exit code: error executing command {command:?}, exit code {code}");
+    let message =
+        format!("command terminated with non-zero exit code: error executing command {command:?}, exit code {code}");
     json!({"metadata": {}, "status": "Failure", "message": message, "reason": "NonZeroExitCode",
         "details": {"causes": [{"reason": "ExitCode", "message": code.to_string()}]}})
 }
