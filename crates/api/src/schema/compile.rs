@@ -10,7 +10,7 @@ use crate::resources::Type;
 
 /// What a value must look like.
 #[derive(Clone, Debug)]
-pub(super) enum Node {
+pub(crate) enum Node {
     Any,
     AnyObject,
     Bool,
@@ -20,7 +20,10 @@ pub(super) enum Node {
     Number,
     IntOrString,
     Quantity,
-    Time,
+    /// With microseconds if `micro`.
+    Time {
+        micro: bool,
+    },
     Bytes,
     /// Fields in order of their names.
     Object(Box<[(Box<str>, Node)]>),
@@ -32,16 +35,21 @@ pub(super) enum Node {
 
 /// All definitions compiled so far. Grows to the API's size and never beyond.
 #[derive(Default)]
-pub(super) struct Table {
+pub(crate) struct Table {
     by_name: HashMap<Box<str>, u32>,
     definitions: Vec<(Box<str>, Node)>,
 }
 
 impl Table {
     /// Name and meaning of an entry.
-    pub(super) fn get(&self, i: u32) -> (&str, &Node) {
+    pub(crate) fn get(&self, i: u32) -> (&str, &Node) {
         let (name, node) = &self.definitions[i as usize];
         (name, node)
+    }
+
+    /// The meaning of a definition by its full name.
+    pub(crate) fn find(&self, name: &str) -> Option<&Node> {
+        self.by_name.get(name).map(|i| self.get(*i).1)
     }
 
     /// The entry of a name; a new one means nothing until it is set.
@@ -73,7 +81,7 @@ impl Table {
         match short(name) {
             "IntOrString" => Node::IntOrString,
             "Quantity" => Node::Quantity,
-            "Time" | "MicroTime" => Node::Time,
+            name @ ("Time" | "MicroTime") => Node::Time { micro: name == "MicroTime" },
             _ => self.node(schema),
         }
     }
@@ -113,7 +121,7 @@ impl Table {
     }
 
     /// As Go's decoder would print the type.
-    pub(super) fn go_type(&self, node: &Node) -> String {
+    pub(crate) fn go_type(&self, node: &Node) -> String {
         match node {
             Node::Any => "interface {}".into(),
             Node::AnyObject | Node::Object(_) => "map[string]interface {}".into(),
@@ -123,7 +131,7 @@ impl Table {
             Node::Number => "float64".into(),
             Node::IntOrString => "intstr.IntOrString".into(),
             Node::Quantity => "resource.Quantity".into(),
-            Node::Time => "v1.Time".into(),
+            Node::Time { .. } => "v1.Time".into(),
             Node::Bytes => "[]uint8".into(),
             Node::Map(of) => format!("map[string]{}", self.go_type(of)),
             Node::List(of) => format!("[]{}", self.go_type(of)),
@@ -136,7 +144,7 @@ impl Table {
 }
 
 /// `Pod` of `io.k8s.api.core.v1.Pod`.
-pub(super) fn short(name: &str) -> &str {
+pub(crate) fn short(name: &str) -> &str {
     name.rsplit('.').next().unwrap_or(name)
 }
 
@@ -150,7 +158,7 @@ fn package_and_type(name: &str) -> String {
 }
 
 /// Runs `then` with the table that holds `root`, compiling it if this is its first use.
-pub(super) fn with<T>(root: &Type, then: impl FnOnce(&Table, &Node) -> T) -> T {
+pub(crate) fn with<T>(root: &Type, then: impl FnOnce(&Table, &Node) -> T) -> T {
     static TABLE: OnceLock<RwLock<Table>> = OnceLock::new();
     let lock = TABLE.get_or_init(RwLock::default);
     let name = (root.name)();

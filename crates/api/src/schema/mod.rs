@@ -2,7 +2,7 @@
 //!
 //! The schemas come from k8s-openapi and are compiled per kind on first use into a compact table without descriptions.
 
-mod compile;
+pub(crate) mod compile;
 
 use serde_json::{Map, Value};
 
@@ -90,7 +90,7 @@ impl Walk<'_> {
             (Node::IntOrString, Value::Number(n)) if fits(n, 32) => {}
             (Node::Quantity, Value::Number(_)) => {}
             (Node::Quantity, Value::String(s)) => self.quantity(s),
-            (Node::Time, Value::String(s)) => self.time(s),
+            (Node::Time { .. }, Value::String(s)) => self.time(s),
             (Node::Bytes, Value::String(s)) => self.bytes(s),
             _ => self.wrong(node, value),
         }

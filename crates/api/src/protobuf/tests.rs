@@ -1,0 +1,122 @@
+use serde_json::json;
+
+use super::*;
+use crate::schema;
+
+/// Writes messages by hand.
+#[derive(Clone, Default)]
+struct Message(Vec<u8>);
+
+impl Message {
+    fn varint(mut self, mut n: u64) -> Self {
+        while n >= 0x80 {
+            self.0.push(n as u8 | 0x80);
+            n >>= 7;
+        }
+        self.0.push(n as u8);
+        self
+    }
+
+    fn number(self, field: u64, n: i64) -> Self {
+        self.varint(field << 3).varint(n as u64)
+    }
+
+    fn bytes(self, field: u64, bytes: &[u8]) -> Self {
+        let mut out = self.varint(field << 3 | 2).varint(bytes.len() as u64);
+        out.0.extend(bytes);
+        out
+    }
+
+    fn text(self, field: u64, text: &str) -> Self {
+        self.bytes(field, text.as_bytes())
+    }
+
+    fn below(self, field: u64, message: Message) -> Self {
+        self.bytes(field, &message.0)
+    }
+}
+
+fn m() -> Message {
+    Message::default()
+}
+
+fn body(api_version: &str, kind: &str, raw: Message) -> Vec<u8> {
+    let envelope = m().below(1, m().text(1, api_version).text(2, kind)).below(2, raw).text(3, "").text(4, "");
+    [MAGIC, &envelope.0].concat()
+}
+
+fn entry(key: &str, value: &str) -> Message {
+    m().text(1, key).text(2, value)
+}
+
+#[test]
+fn a_service_as_kubectl_sends_it() {
+    let int = |n| m().number(1, 0).number(2, n).text(3, "");
+    let port = m().text(1, "80-http").text(2, "TCP").number(3, 80).below(4, int(8080)).number(5, 31000);
+    let named =
+        m().text(1, "b").text(2, "").number(3, 81).below(4, m().number(1, 1).number(2, 0).text(3, "web")).number(5, 0);
+    let metadata = m().text(1, "np").text(2, "").text(3, "").number(7, 0).below(8, m()).below(11, entry("app", "np"));
+    let spec =
+        m().below(1, port).below(1, named).below(2, entry("app", "np")).text(3, "").text(4, "NodePort").number(13, 0);
+    let service = m().below(1, metadata).below(2, spec).below(3, m().below(1, m()));
+    assert_eq!(
+        decode(&body("v1", "Service", service)).unwrap(),
+        json!({"apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": "np", "labels": {"app": "np"}},
+            "spec": {"ports": [
+                    {"name": "80-http", "protocol": "TCP", "port": 80, "targetPort": 8080, "nodePort": 31000},
+                    {"name": "b", "port": 81, "targetPort": "web"}],
+                "selector": {"app": "np"}, "type": "NodePort"},
+            "status": {"loadBalancer": {}}})
+    );
+}
+
+#[test]
+fn inlined_messages_pointers_and_data() {
+    // Volume.volumeSource is inlined; defaultMode is a pointer and keeps its 0.
+    let volume = m().text(1, "v").below(2, m().below(6, m().text(1, "s").number(3, 0)));
+    let pod = m().below(2, m().below(1, volume));
+    assert_eq!(
+        decode(&body("v1", "Pod", pod)).unwrap()["spec"]["volumes"],
+        json!([{"name": "v", "secret": {"secretName": "s", "defaultMode": 0}}])
+    );
+    let secret = m().below(2, m().text(1, "a").bytes(2, b"hello")).text(3, "Opaque");
+    assert_eq!(decode(&body("v1", "Secret", secret)).unwrap()["data"], json!({"a": "aGVsbG8="}));
+    let at = m().number(1, 1_700_000_000).number(2, 0);
+    let map = m().below(1, m().text(1, "c").below(8, at));
+    assert_eq!(decode(&body("v1", "ConfigMap", map)).unwrap()["metadata"]["creationTimestamp"], "2023-11-14T22:13:20Z");
+}
+
+#[test]
+fn bad_bodies_are_refused() {
+    assert_eq!(decode(b"{}"), Err(Error::NoMagic));
+    assert_eq!(decode(b"k8s\0\x0a\xff"), Err(Error::Malformed));
+    let unknown = decode(&body("v9", "Nope", m()));
+    assert_eq!(unknown, Err(Error::UnknownKind { api_version: "v9".into(), kind: "Nope".into() }));
+    assert_eq!(decode(&body("v1", "ConfigMap", m().number(1, 3))), Err(Error::Malformed));
+}
+
+#[test]
+fn every_truncation_is_survived() {
+    let spec = m().below(1, m().text(1, "a").number(3, 80).below(4, m().number(2, 1))).below(2, entry("k", "v"));
+    let whole = body("v1", "Service", m().below(1, m().text(1, "x")).below(2, spec));
+    for end in 0..whole.len() {
+        let _ = decode(&whole[..end]);
+        let mut broken = whole.clone();
+        broken[end] ^= 0x55;
+        let _ = decode(&broken);
+    }
+}
+
+/// The table names messages and fields that the schemas know.
+#[test]
+fn the_table_fits_the_schemas() {
+    for r in RESOURCES {
+        let name = (r.schema.name)();
+        let fields = messages().get(name.trim_start_matches("io.k8s.")).unwrap_or_else(|| panic!("{name} is missing"));
+        assert_eq!(fields[0], "metadata", "{name}");
+        let sample = decode(&body(&r.api_version(), r.kind, m().below(1, m().text(1, "n")))).unwrap();
+        assert_eq!(sample["metadata"], json!({"name": "n"}));
+        assert_eq!(schema::check(r, &sample), []);
+    }
+}
