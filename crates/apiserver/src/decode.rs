@@ -7,6 +7,7 @@ use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http_body_util::BodyExt;
 use serde_json::Value;
+use skiff_api::protobuf;
 use skiff_api::resources::Resource;
 use skiff_api::status::Status;
 
@@ -20,6 +21,8 @@ pub(crate) const MAX_BODY: usize = 3 * 1024 * 1024;
 pub(crate) enum Media {
     Json,
     Yaml,
+    /// What typed Go clients send whatever they are told.
+    Protobuf,
     JsonPatch,
     MergePatch,
     StrategicPatch,
@@ -27,15 +30,16 @@ pub(crate) enum Media {
 }
 
 impl Media {
-    const ALL: [(Media, &str); 6] = [
+    const ALL: [(Media, &str); 7] = [
         (Media::Json, "application/json"),
         (Media::Yaml, "application/yaml"),
+        (Media::Protobuf, protobuf::MEDIA_TYPE),
         (Media::JsonPatch, "application/json-patch+json"),
         (Media::MergePatch, "application/merge-patch+json"),
         (Media::StrategicPatch, "application/strategic-merge-patch+json"),
         (Media::ApplyPatch, "application/apply-patch+yaml"),
     ];
-    pub(crate) const OBJECTS: &[Media] = &[Media::Json, Media::Yaml];
+    pub(crate) const OBJECTS: &[Media] = &[Media::Json, Media::Yaml, Media::Protobuf];
     pub(crate) const PATCHES: &[Media] =
         &[Media::JsonPatch, Media::MergePatch, Media::StrategicPatch, Media::ApplyPatch];
 
@@ -86,11 +90,12 @@ fn gunzip(bytes: &[u8]) -> Result<Bytes> {
     if out.len() > MAX_BODY { Err(too_large()) } else { Ok(out.into()) }
 }
 
-/// JSON or YAML into a value. Depth is bounded by the parsers (128).
+/// JSON, YAML or protobuf into a value. Depth is bounded by the parsers (128).
 pub(crate) fn value(media: Media, bytes: &[u8]) -> Result<Value> {
     match media {
         Media::Yaml | Media::ApplyPatch => serde_yaml_ng::from_slice(bytes)
             .map_err(|e| Status::bad_request(format!("error converting YAML to JSON: yaml: {e}"))),
+        Media::Protobuf => protobuf::decode(bytes).map_err(|e| Status::bad_request(e.to_string())),
         _ => serde_json::from_slice(bytes).map_err(|e| Status::bad_request(format!("json parse error: {e}"))),
     }
 }
