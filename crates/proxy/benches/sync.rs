@@ -79,7 +79,9 @@ fn ours(services: u32) -> (Duration, Duration) {
         times.push(started.elapsed());
     }
     let one = median(times);
-    println!("skiff       {services:6} x {ENDPOINTS}: cold {cold:10.1?}   one endpoint {one:10.1?}   memory grew {grown:.0} MB");
+    println!(
+        "skiff       {services:6} x {ENDPOINTS}: cold {cold:10.1?}   one endpoint {one:10.1?}   memory grew {grown:.0} MB"
+    );
     skiff_proxy::remove_tables(&format!("skiff-bench-{services}")).expect("removal");
     (cold, one)
 }
@@ -107,12 +109,15 @@ fn peer_service(out: &mut String, n: u32, endpoint_three: u32) {
 }
 
 fn peer(services: u32) -> (Duration, Duration) {
-    let mut text = String::from("add table ip peer\nadd map ip peer services { type ipv4_addr . inet_proto . inet_service : verdict; }\n");
+    let mut text = String::from(
+        "add table ip peer\nadd map ip peer services { type ipv4_addr . inet_proto . inet_service : verdict; }\n",
+    );
     text += "add chain ip peer pre { type nat hook prerouting priority -100; }\n";
     text += "add rule ip peer pre ip daddr . meta l4proto . th dport vmap @services\n";
     for n in 0..services {
         peer_service(&mut text, n, 3);
-        let _ = writeln!(text, "add element ip peer services {{ {} . tcp . 80 : goto service-{n} }}", ip(0x0a60_1000, n));
+        let _ =
+            writeln!(text, "add element ip peer services {{ {} . tcp . 80 : goto service-{n} }}", ip(0x0a60_1000, n));
     }
     let cold = nft(&text);
     let change = |round: u32| {
@@ -138,7 +143,11 @@ fn inside(services: u32, peer_services: u32) {
         let (cold, one) = peer(peer_services);
         let (our_cold, our_one) = ours(peer_services);
         let ratio = |a: Duration, b: Duration| a.as_secs_f64() / b.as_secs_f64();
-        println!("at {peer_services}: cold {:.0} times, one endpoint {:.0} times faster", ratio(cold, our_cold), ratio(one, our_one));
+        println!(
+            "at {peer_services}: cold {:.0} times, one endpoint {:.0} times faster",
+            ratio(cold, our_cold),
+            ratio(one, our_one)
+        );
     }
 }
 

@@ -13,43 +13,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use common::{CASES, DNS_IP, From, LOCAL, NODE_IP, OUTSIDE, REMOTE, ruleset, scenario};
+use common::{
+    CASES, DNS_IP, From, LOCAL, NODE_IP, OUTSIDE, REMOTE,
+    isolated::{isolated, sh},
+    ruleset, scenario,
+};
 use skiff_nft::{
     Batch, Change, Error, Family, Kernel, Netlink, Ownership, TableRef,
     trace::{Fate, Origin, Packet, World, trace},
 };
 use skiff_proxy::{conntrack::Conntrack, sync::Syncer};
 use skiff_services::snapshot::Snapshot;
-
-const INSIDE: &str = "SKIFF_TEST_INSIDE";
-
-/// Runs the body in namespaces of its own.
-fn isolated(test: &str, body: impl FnOnce()) {
-    if std::env::var_os(INSIDE).is_some() {
-        return body();
-    }
-    let root = rustix::process::geteuid().is_root();
-    let flags: &[&str] = if root { &["-nm"] } else { &["-Urnm"] };
-    let possible = Command::new("unshare").args(flags).args(["ip", "link", "set", "lo", "up"]).status();
-    if !possible.is_ok_and(|s| s.success()) {
-        let why = "no network namespaces here (unshare -n, for plain users -Ur)";
-        assert!(std::env::var_os("SKIFF_TEST_ALL").is_none(), "{why}");
-        println!("SKIPPED: {why}");
-        return;
-    }
-    let me = std::env::current_exe().unwrap();
-    let mut command = Command::new("unshare");
-    command.args(flags).arg(me).args(["--exact", test, "--nocapture"]).env(INSIDE, "1");
-    let output = command.output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{text}");
-}
-
-fn sh(line: &str) -> String {
-    let output = Command::new("sh").args(["-c", line]).output().unwrap();
-    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
 
 type Job = Box<dyn FnOnce() + Send>;
 

@@ -1,6 +1,8 @@
 //! Services, slices and nodes for tests, written as the API writes them.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod isolated;
+
 use serde_json::{Value, json};
 use skiff_proxy::ruleset::{Networks, NodeView, Ruleset};
 use skiff_services::{

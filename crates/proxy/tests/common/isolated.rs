@@ -1,0 +1,34 @@
+//! Tests that need a network of their own.
+#![allow(clippy::print_stdout)]
+
+use std::process::Command;
+
+const INSIDE: &str = "SKIFF_TEST_INSIDE";
+
+/// Runs the body in namespaces of its own.
+pub fn isolated(test: &str, body: impl FnOnce()) {
+    if std::env::var_os(INSIDE).is_some() {
+        return body();
+    }
+    let root = rustix::process::geteuid().is_root();
+    let flags: &[&str] = if root { &["-nm"] } else { &["-Urnm"] };
+    let possible = Command::new("unshare").args(flags).args(["ip", "link", "set", "lo", "up"]).status();
+    if !possible.is_ok_and(|s| s.success()) {
+        let why = "no network namespaces here (unshare -n, for plain users -Ur)";
+        assert!(std::env::var_os("SKIFF_TEST_ALL").is_none(), "{why}");
+        println!("SKIPPED: {why}");
+        return;
+    }
+    let me = std::env::current_exe().unwrap();
+    let mut command = Command::new("unshare");
+    command.args(flags).arg(me).args(["--exact", test, "--nocapture"]).env(INSIDE, "1");
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+}
+
+pub fn sh(line: &str) -> String {
+    let output = Command::new("sh").args(["-c", line]).output().unwrap();
+    assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
