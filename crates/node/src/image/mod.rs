@@ -1,7 +1,15 @@
 //! Images on disk: a content-addressed store that several processes share, filled from archives and registries.
 //!
-//! `blobs/sha256/…` holds manifests and configs, `layers/<diffid>` each layer unpacked once, `refs/…` one file per
+//! `layers/<diffid>` holds each layer unpacked once, `configs/<id>` each image's configuration, `refs/` one file per
 //! reference. Writers hold a file lock; everything appears by an atomic rename, so a crash leaves only work to redo.
+
+mod archive;
+
+mod layer;
+mod pull;
+mod reference;
+mod registry;
+mod store;
 
 use std::{
     io,
@@ -13,6 +21,9 @@ use std::{
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpStream;
+
+pub use self::reference::Reference;
+use self::store::Store;
 
 /// How a connection to a registry is made: host and port to a stream. A node's thread lives in a network namespace of
 /// its own, so the caller may bring a dialler that works from another one.
@@ -75,7 +86,7 @@ pub struct Images {
 }
 
 struct Inner {
-    dir: PathBuf,
+    store: Store,
     options: Options,
 }
 
@@ -85,12 +96,14 @@ pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Sync);
 /// What goes wrong with the store or an archive.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("{what} {path}: {source}")]
+    #[error("{what} {}: {source}", path.display())]
     Disk { what: &'static str, path: PathBuf, source: io::Error },
     #[error("{0:?} is not an image reference: {1}")]
     Reference(String, &'static str),
-    #[error("image archive {archive}: {reason}")]
-    Archive { archive: String, reason: String },
+    #[error("image archive {}: {reason}", archive.display())]
+    Archive { archive: PathBuf, reason: String },
+    #[error("layer {layer}: {reason}")]
+    Layer { layer: String, reason: String },
 }
 
 /// Why an image could not be pulled: the text is what a pod's `ErrImagePull` shows.
@@ -104,36 +117,42 @@ pub enum PullError {
 
 impl Images {
     /// Opens the store in `dir`, which is made when missing.
-    pub fn open(_dir: impl AsRef<Path>, _options: Options) -> Result<Self, Error> {
-        unimplemented!()
+    pub fn open(dir: impl AsRef<Path>, options: Options) -> Result<Self, Error> {
+        let store = Store::open(dir.as_ref())?;
+        Ok(Images { inner: Arc::new(Inner { store, options }) })
     }
 
-    /// Loads an OCI layout or docker-save archive, plain or gzipped, and returns the references it held. Blocks.
-    pub fn load(&self, _archive: &Path) -> Result<Vec<String>, Error> {
-        unimplemented!()
+    /// Loads an OCI layout or docker-save archive, plain or gzipped, and returns the references it held (the id of an
+    /// image without a name). Blocks.
+    pub fn load(&self, archive: &Path) -> Result<Vec<String>, Error> {
+        archive::load(&self.inner.store, archive, self.inner.options.max_unpacked)
     }
 
     /// The image of that name, digest (`name@sha256:…`) or id (`sha256:…`), if it is here.
-    pub fn find(&self, _reference: &str) -> Result<Option<Image>, Error> {
-        unimplemented!()
+    pub fn find(&self, reference: &str) -> Result<Option<Image>, Error> {
+        self.inner.store.find(reference)
     }
 
     pub fn list(&self) -> Result<Vec<Image>, Error> {
-        unimplemented!()
+        self.inner.store.list()
     }
 
-    /// Takes a reference away, and with an image's last reference its layers. False when there was none. Blocks.
-    pub fn remove(&self, _reference: &str) -> Result<bool, Error> {
-        unimplemented!()
+    /// Takes a reference away, and with an image's last reference its layers, but for those that other images have and
+    /// those in `used` (of running containers). False when there was none of that name. Blocks.
+    pub fn remove(&self, reference: &str, used: &[PathBuf]) -> Result<bool, Error> {
+        self.inner.store.remove(reference, used)
     }
 
-    pub async fn pull(&self, _reference: &str, _auth: Option<&Auth>, _progress: Progress<'_>) -> Result<Image, PullError> {
-        unimplemented!()
+    /// Fetches an image and returns it once it can be started from.
+    pub async fn pull(&self, reference: &str, auth: Option<&Auth>, progress: Progress<'_>) -> Result<Image, PullError> {
+        pull::pull(&self.inner.store, &self.inner.options, reference, auth, progress).await
     }
 }
 
 impl Default for Options {
     fn default() -> Self {
-        unimplemented!()
+        let dial: Dial = Arc::new(|host, port| Box::pin(async move { TcpStream::connect((host.as_str(), port)).await }));
+        let (timeout, max_unpacked) = (Duration::from_secs(30), 32 << 30);
+        Options { dial, insecure: Vec::new(), ca_bundle: None, timeout, max_unpacked }
     }
 }
