@@ -159,7 +159,7 @@ impl Netlink {
         let seq = self.request(encode::GETTABLE, 0, table.family.number(), |w| w.text(1, &table.name))?;
         loop {
             let n = self.receive(RecvFlags::empty())?;
-            for m in messages(&self.answer[..n]).filter(|m| m.seq == seq) {
+            if let Some(m) = messages(&self.answer[..n]).find(|m| m.seq == seq) {
                 let error = if m.kind == ERROR { errno(m.payload) } else { None };
                 return match error {
                     Some(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
@@ -279,7 +279,7 @@ impl Kernel for Netlink {
         let seq = self.request(encode::GETGEN, 0, 0, |_| {})?;
         loop {
             let n = self.receive(RecvFlags::empty())?;
-            for m in messages(&self.answer[..n]).filter(|m| m.seq == seq) {
+            if let Some(m) = messages(&self.answer[..n]).find(|m| m.seq == seq) {
                 if m.kind == ERROR {
                     return match errno(m.payload) {
                         Some(e) if e.kind() == io::ErrorKind::PermissionDenied => Err(Error::Denied(e)),

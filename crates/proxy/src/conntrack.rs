@@ -200,7 +200,7 @@ impl Conntrack {
         })?;
         loop {
             let n = self.receive()?;
-            for m in messages(&self.buffer[..n]).filter(|m| m.seq == self.seq && m.kind == ERROR) {
+            if let Some(m) = messages(&self.buffer[..n]).find(|m| m.seq == self.seq && m.kind == ERROR) {
                 return match u32_at(m.payload, 0) {
                     Some(0) => Ok(true),
                     _ if error_of(m.payload).kind() == io::ErrorKind::NotFound => Ok(false),

@@ -268,7 +268,7 @@ impl<K: Kernel> Proxy<K> {
         let mut result = self.syncer.sync(&dirty, &self.observed.snapshot);
         if let (Some(node), Ok(_)) = (node, &result) {
             let more = self.syncer.sync_node(node, &self.observed.snapshot);
-            result = more.and_then(|_| result);
+            result = more.and(result);
         }
         self.count_without_local(&dirty, &before);
         self.update_health(&dirty).await;

@@ -228,7 +228,7 @@ impl Registers {
         [self.class(inside), vec![Expr::lookup(map, Reg(2), Target::Verdict)]].concat()
     }
 
-    fn from_internal(self, target: Target) -> Vec<Expr> {
+    fn client_in_internal(self, target: Target) -> Vec<Expr> {
         vec![Expr::saddr(self.family, Reg(0)), Expr::lookup(INTERNAL, Reg(0), target)]
     }
 
@@ -261,7 +261,7 @@ impl Registers {
             self.guard(),
             rule(
                 "clients inside: (ip daddr . meta l4proto . th dport map @services, 2nd word) vmap @pick",
-                [self.from_internal(Target::Match), self.dispatch(true, PICK)],
+                [self.client_in_internal(Target::Match), self.dispatch(true, PICK)],
             ),
             rule(
                 "clients outside: (ip daddr . meta l4proto . th dport map @services, 3rd word) vmap @pick",
@@ -321,7 +321,7 @@ impl Registers {
             rule("an endpoint that reaches itself", [Self::translated(), pair]),
             rule(
                 "clients outside must be answered through this node",
-                [Self::translated(), original, self.from_internal(Target::Absent), vec![Expr::Masquerade]],
+                [Self::translated(), original, self.client_in_internal(Target::Absent), vec![Expr::Masquerade]],
             ),
         ]
     }
