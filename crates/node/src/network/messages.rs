@@ -12,6 +12,7 @@ use rtnetlink::{
         AddressFamily, RouteNetlinkMessage as Message,
         address::{AddressAttribute, AddressMessage},
         link::{InfoData, InfoVeth, LinkMessage},
+        neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage},
         route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope},
     },
 };
@@ -67,6 +68,20 @@ pub(super) fn link_route(interface: u32, to: IpAddr) -> Request {
     let mut message = route(interface, IpNet::from(to));
     message.header.scope = RouteScope::Link;
     Request::replace(format!("add the route to {to}"), Message::NewRoute(message))
+}
+
+/// Forgets the hardware address that a former owner of the address had.
+pub(super) fn forget_neighbour(interface: u32, address: IpAddr) -> Request {
+    let mut message = NeighbourMessage::default();
+    message.header.family = family(address);
+    message.header.ifindex = interface;
+    let address = match address {
+        IpAddr::V4(a) => NeighbourAddress::Inet(a),
+        IpAddr::V6(a) => NeighbourAddress::Inet6(a),
+    };
+    let what = format!("forget the former owner of {address:?}");
+    message.attributes.push(NeighbourAttribute::Destination(address));
+    Request::change(what, Message::DelNeighbour(message))
 }
 
 pub(super) fn default_route(interface: u32, via: IpAddr) -> Request {

@@ -137,6 +137,7 @@ impl Network {
             None => self.0.make()?,
         };
         let ip = lock(&self.0.ipam).allocate(owner).inspect_err(|_| self.0.discard(&spare))?;
+        self.0.forget_neighbour(ip);
         let gateway = self.0.gateway;
         let whole = if ip.is_ipv4() { 32 } else { 128 };
         let configured = spare.namespace.inside.send(vec![
@@ -179,7 +180,8 @@ impl Network {
 
     fn sweep(&self, kept: &[(String, Attachment)]) -> Result<(), Error> {
         let known = |link: &str| kept.iter().any(|(_, a)| a.link == link);
-        for (name, controller) in links(&mut lock(&self.0.node))? {
+        let found = links(&mut lock(&self.0.node))?;
+        for (name, controller) in found {
             if controller == Some(self.0.bridge) && !known(&name) {
                 self.0.delete_link(&name)?;
             }
@@ -223,6 +225,15 @@ impl Shared {
         }
         if let Err(e) = namespace::remove(&spare.namespace.path) {
             warn!("{}: {e}", spare.namespace.path.display());
+        }
+    }
+
+    /// Without this the node would send to the hardware address of the pod that had the address before, for seconds.
+    fn forget_neighbour(&self, ip: IpAddr) {
+        const ENOENT: i32 = 2;
+        match lock(&self.node).send(vec![messages::forget_neighbour(self.bridge, ip)]) {
+            Err(e) if !e.is(ENOENT) => warn!("{e}"),
+            _ => {}
         }
     }
 
