@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt, future::BoxFuture, stream};
 use http_body_util::BodyExt;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -51,7 +51,11 @@ pub(super) async fn pull(store: &Store, options: &Options, name: &str, auth: Opt
     let count = |bytes: u64| progress(done.fetch_add(bytes, Ordering::Relaxed) + bytes, total);
     // Not in the store's own place for partial files: that is emptied by whoever takes the lock.
     let scratch = tempfile::tempdir_in(&store.dir).map_err(|e| disk("create a directory in", &store.dir, e))?;
-    let fetches = missing.iter().map(|layer| fetch(&client, layer, scratch.path(), options.timeout, &count));
+    // Boxed one by one: as an iterator's closure the whole would not be `Send`.
+    let mut fetches: Vec<BoxFuture<'_, Result<(), String>>> = vec![];
+    for layer in missing {
+        fetches.push(Box::pin(fetch(&client, layer, scratch.path(), options.timeout, &count)));
+    }
     stream::iter(fetches).buffer_unordered(PARALLEL).try_collect::<Vec<()>>().await.map_err(failed)?;
     add(store, options.max_unpacked, scratch, remote, reference.clone()).await?;
     let id = reference.to_string();
