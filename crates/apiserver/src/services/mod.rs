@@ -1,20 +1,36 @@
 //! What Services hold of the cluster: addresses and node ports. Held in memory, filled from the store at the start; an
-//! address is taken before the write and given back when the write fails, so no two Services get the same one.
+//! address is taken before the write and given back when the write fails, so no two Services get the same one. What is
+//! given out is decided in `skiff_services::alloc`.
 
-mod alloc;
-mod plan;
-
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
 use skiff_api::resources::{self, Resource};
 use skiff_api::status::Status;
+use skiff_services::alloc::{self, Pools};
 
 use crate::storage::Storage;
 use crate::{Config, Error, Result, object};
-pub(crate) use plan::{Holdings, Ranges};
+
+/// What a Service has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Holdings {
+    pub ips: BTreeSet<IpAddr>,
+    pub ports: BTreeSet<u16>,
+}
+
+impl Holdings {
+    fn of(service: &Value) -> Holdings {
+        let claims = alloc::claims(service);
+        Holdings { ips: claims.ips.into_iter().collect(), ports: claims.ports.into_iter().collect() }
+    }
+
+    fn without(&self, other: &Holdings) -> Holdings {
+        Holdings { ips: &self.ips - &other.ips, ports: &self.ports - &other.ports }
+    }
+}
 
 /// What is taken, with the Service that has it.
 #[derive(Clone, Debug, Default)]
@@ -27,7 +43,7 @@ pub(crate) struct Taken {
 pub(crate) type Owner = Arc<str>;
 
 pub(crate) struct Services {
-    ranges: Ranges,
+    pools: Pools,
     taken: Arc<Mutex<Taken>>,
 }
 
@@ -41,14 +57,17 @@ pub(crate) struct Held {
 
 impl Services {
     pub(crate) async fn load(config: &Config, storage: &Storage) -> Result<Services, Error> {
-        let ranges = Ranges::of(config)?;
+        if config.service_cidrs.is_empty() {
+            return Err(Error::NoServiceRange);
+        }
+        let pools = Pools { service_cidrs: config.service_cidrs.clone(), node_ports: config.node_port_range.clone() };
         let resource = resources::find("", "v1", "services").ok_or(Error::NoServiceRange)?;
         let (all, _) = storage.all(resource, None).await.map_err(Error::Services)?;
         let mut taken = Taken::default();
         for service in &all {
             taken.add(&Holdings::of(&service.value), &owner(&service.value));
         }
-        Ok(Services { ranges, taken: Arc::new(Mutex::new(taken)) })
+        Ok(Services { pools, taken: Arc::new(Mutex::new(taken)) })
     }
 
     /// Completes a Service with what it needs. Anything else passes untouched.
@@ -63,9 +82,8 @@ impl Services {
             return Ok(Held::default());
         }
         let mut taken = lock(&self.taken);
-        let errors = plan::complete(&self.ranges, &taken, old, new);
-        if !errors.is_empty() {
-            return Err(Status::invalid(resource, object::name(new), errors));
+        if let Err(errors) = alloc::fill(new, old, &self.pools, &*taken, &mut rand::random) {
+            return Err(refusal(resource, object::name(new), errors));
         }
         if dry_run {
             return Ok(Held::default());
@@ -84,6 +102,21 @@ impl Services {
     }
 }
 
+/// The client's mistakes if there are any, otherwise what the cluster has run out of.
+fn refusal(resource: &Resource, name: &str, errors: Vec<alloc::Error>) -> Status {
+    let (mut invalid, mut exhausted) = (Vec::new(), None);
+    for error in errors {
+        match error {
+            alloc::Error::Invalid(error) => invalid.push(error),
+            alloc::Error::Exhausted(why) => exhausted = Some(why),
+        }
+    }
+    match exhausted {
+        Some(why) if invalid.is_empty() => Status::internal(why),
+        _ => Status::invalid(resource, name, invalid),
+    }
+}
+
 impl Held {
     /// The write happened.
     pub(crate) fn keep(mut self) {
@@ -98,6 +131,16 @@ impl Drop for Held {
         if let Some(taken) = &self.taken {
             lock(taken).remove(&self.new);
         }
+    }
+}
+
+impl alloc::Taken for Taken {
+    fn ip(&self, ip: IpAddr) -> bool {
+        self.ips.contains_key(&ip)
+    }
+
+    fn port(&self, port: u16) -> bool {
+        self.ports.contains_key(&port)
     }
 }
 

@@ -88,10 +88,13 @@ pub fn fill(
     let invalid = |errors: Vec<field::Error>| errors.into_iter().map(Error::Invalid).collect::<Vec<_>>();
     families::fill(service, old, pools).map_err(invalid)?;
     let mine = old.map(claims).unwrap_or_default();
+    // Addresses and ports are both tried, so that one answer names everything that is wrong.
+    let mut errors = Vec::new();
     if needs_cluster_ip(service) && text(service, "spec.clusterIP") != "None" {
-        addresses(service, &mine, pools, taken, random).map_err(|e| vec![e])?;
+        errors.extend(addresses(service, &mine, pools, taken, random).err());
     }
-    ports::fill(service, &mine, pools, taken, random)
+    errors.extend(ports::fill(service, &mine, pools, taken, random).err().unwrap_or_default());
+    if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
 
 /// One address for each family: kept, as wished, or chosen.
