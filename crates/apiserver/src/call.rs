@@ -26,7 +26,6 @@ pub(crate) struct Call {
     pub query: Query,
     pub method: Method,
     /// As sent, for passing on.
-    pub path: String,
     pub raw_query: String,
     pub headers: HeaderMap,
     /// The connection itself, when the client asked to speak another protocol on it.
@@ -60,7 +59,7 @@ impl Call {
             .ok_or_else(|| Status::internal(format!("{kind} in {group}/{version} is not served")))?;
         let namespace = Some(object::namespace(object)).filter(|ns| !ns.is_empty()).map(str::to_string);
         let name = Some(object::name(object).to_string());
-        let target = Target { resource, namespace, name, subresource: None, rest: String::new(), watch: false };
+        let target = Target { resource, namespace, name, subresource: None, watch: false };
         Ok(Call {
             server: server.clone(),
             identity,
@@ -68,7 +67,6 @@ impl Call {
             verb: Verb::Update,
             query: Query::parse("fieldManager=kube-apiserver"),
             method: Method::PUT,
-            path: String::new(),
             raw_query: String::new(),
             headers: HeaderMap::new(),
             upgrade: Mutex::new(None),

@@ -122,10 +122,23 @@ pub(crate) fn expect_kind(api_version: &str, kind: &str, value: &mut Value) -> R
             )));
         }
     }
+    drop_nulls(value);
     if !value["metadata"].is_null() && !value["metadata"].is_object() {
         return Err(Status::bad_request(format!("{kind}.metadata: an object is needed")));
     }
     Ok(())
+}
+
+/// Null is how some clients say nothing.
+fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|_, v| !v.is_null());
+            map.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(list) => list.iter_mut().for_each(drop_nulls),
+        _ => {}
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,8 @@
 //! Paths that are no resources: health, version, discovery, OpenAPI, metrics.
 
+use std::sync::PoisonError;
+
+use bytes::Bytes;
 use http::request::Parts;
 use http::{Method, Response, StatusCode};
 use serde_json::{Value, json};
@@ -29,8 +32,7 @@ fn answer(server: &Server, parts: &Parts, identity: &Identity, path: &str, store
     match steps.as_slice() {
         ["healthz" | "livez" | "readyz", rest @ ..] => health(parts, steps[0], rest, store.map(drop)),
         ["metrics"] => Ok(respond(StatusCode::OK, "text/plain; version=0.0.4", metrics(store.unwrap_or_default()))),
-        ["openapi", "v2"] => Ok(json_response(StatusCode::OK, &openapi::v2())),
-        ["openapi", ..] => document(openapi_v3(&steps)),
+        ["openapi", ..] => openapi(server, path, &steps),
         ["api"] | ["apis"] if wants_aggregated(parts) => {
             let root = if steps[0] == "api" { discovery::Root::Api } else { discovery::Root::Apis };
             let mut response = json_response(StatusCode::OK, &discovery::aggregated(root));
@@ -65,8 +67,21 @@ fn plain(server: &Server, steps: &[&str]) -> Option<Value> {
     }
 }
 
-fn openapi_v3(steps: &[&str]) -> Option<Value> {
+/// These documents are large and never change: each is made once.
+fn openapi(server: &Server, path: &str, steps: &[&str]) -> Result<Response<Body>> {
+    let mut made = server.documents.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(bytes) = made.get(path) {
+        return Ok(respond(StatusCode::OK, "application/json", bytes.clone()));
+    }
+    let document = openapi_document(steps).ok_or_else(Status::no_such_resource)?;
+    let bytes: Bytes = serde_json::to_vec(&document).unwrap_or_default().into();
+    made.insert(path.to_string(), bytes.clone());
+    Ok(respond(StatusCode::OK, "application/json", bytes))
+}
+
+fn openapi_document(steps: &[&str]) -> Option<Value> {
     match steps {
+        ["openapi", "v2"] => Some(openapi::v2()),
         ["openapi", "v3"] => Some(openapi::v3_index()),
         ["openapi", "v3", "api", version] => openapi::v3("", version),
         ["openapi", "v3", "apis", group, version] => openapi::v3(group, version),

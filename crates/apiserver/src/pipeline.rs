@@ -1,5 +1,6 @@
 //! The steps that every request goes through, in order.
 
+use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex};
 
@@ -37,6 +38,8 @@ pub struct Server {
     pub(crate) hubs: Hubs,
     pub(crate) services: Services,
     pub(crate) access: Access,
+    /// The OpenAPI documents that were asked for, as sent.
+    pub(crate) documents: Mutex<HashMap<String, Bytes>>,
     /// Ends watches and joined connections.
     pub(crate) stopping: CancellationToken,
 }
@@ -48,7 +51,15 @@ impl Server {
         let services = Services::load(&config, &storage).await?;
         let access = Access::load(&config, &storage).await?;
         let hubs = Hubs::new(storage.clone());
-        let server = Arc::new(Server { config, storage, hubs, services, access, stopping: CancellationToken::new() });
+        let server = Arc::new(Server {
+            config,
+            storage,
+            hubs,
+            services,
+            access,
+            documents: Mutex::default(),
+            stopping: CancellationToken::new(),
+        });
         kubernetes::bootstrap(&server).await?;
         kubernetes::reconcile(&server).await?;
         Ok(server)
@@ -126,7 +137,6 @@ impl Server {
             dry_run: query.dry_run()?,
             query,
             upgrade: Mutex::new(Upgrade::take(&mut parts)),
-            path: parts.uri.path().to_string(),
             raw_query: parts.uri.query().unwrap_or_default().to_string(),
             headers: parts.headers,
             method: parts.method,

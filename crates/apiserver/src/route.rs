@@ -22,8 +22,6 @@ pub(crate) struct Target {
     pub namespace: Option<String>,
     pub name: Option<String>,
     pub subresource: Option<String>,
-    /// What follows the subresource (the path given to a proxy), with its leading slash.
-    pub rest: String,
     /// The old `/watch/` form of the path.
     pub watch: bool,
 }
@@ -76,13 +74,13 @@ pub(crate) fn parse(path: &str) -> Route {
     let parts: Vec<String> = path.trim_matches('/').split('/').map(percent_decode).collect();
     let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
     match parts.as_slice() {
-        ["api", version, rest @ ..] if !rest.is_empty() => resource("", version, rest, path),
-        ["apis", group, version, rest @ ..] if !rest.is_empty() => resource(group, version, rest, path),
+        ["api", version, rest @ ..] if !rest.is_empty() => resource("", version, rest),
+        ["apis", group, version, rest @ ..] if !rest.is_empty() => resource(group, version, rest),
         _ => Route::Path(path.to_string()),
     }
 }
 
-fn resource(group: &str, version: &str, parts: &[&str], path: &str) -> Route {
+fn resource(group: &str, version: &str, parts: &[&str]) -> Route {
     let (watch, parts) = match parts {
         ["watch", rest @ ..] => (true, rest),
         all => (false, all),
@@ -107,16 +105,7 @@ fn resource(group: &str, version: &str, parts: &[&str], path: &str) -> Route {
     if parts.len() > 2 && subresource.as_deref() != Some("proxy") {
         return Route::Unknown;
     }
-    let rest = rest_of(path, subresource.as_deref());
-    Route::Resource(Target { resource, namespace, name: text(0), subresource, rest, watch })
-}
-
-/// What stands behind `/proxy` in the path, undecoded.
-fn rest_of(path: &str, subresource: Option<&str>) -> String {
-    match subresource {
-        Some("proxy") => path.split_once("/proxy").map(|(_, rest)| rest.to_string()).unwrap_or_default(),
-        _ => String::new(),
-    }
+    Route::Resource(Target { resource, namespace, name: text(0), subresource, watch })
 }
 
 #[cfg(test)]

@@ -22,9 +22,12 @@ pub(crate) async fn create(call: &Call, value: &mut Value) -> Result<()> {
     Ok(())
 }
 
-pub(crate) async fn update(call: &Call, next: &mut Value, _old: &Value, subresource: Option<&str>) -> Result<()> {
+pub(crate) fn update(call: &Call, next: &mut Value, subresource: Option<&str>) -> Result<()> {
     if next["kind"] == "Namespace" && subresource.is_none() {
         namespace::label(next);
+    }
+    if next["kind"] == "Pod" && subresource.is_none() {
+        pod::tolerate_node_trouble(next);
     }
     rbac::no_more_than_own(call, next)?;
     Ok(())

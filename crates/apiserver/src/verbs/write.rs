@@ -1,6 +1,6 @@
 //! The one way in which objects are written: create and the update transaction. Every writing verb and subresource ends here.
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use skiff_api::field::{Error as FieldError, Path};
 use skiff_api::status::Status;
 use skiff_api::{apply, defaults, strategy, validate, warnings};
@@ -48,10 +48,11 @@ async fn create_tracked(call: &Call, mut value: Value, track: bool) -> Result<Wr
     fresh_metadata(call, &mut value)?;
     strategy::before_create(resource, &mut value);
     defaults::apply(resource, &mut value);
-    admission::create(call, &mut value).await?;
+    // What admission adds belongs to nobody.
     if track {
         apply::track_update(resource, None, &mut value, &call.manager(), None, call.now);
     }
+    admission::create(call, &mut value).await?;
     let name = object::name(&value).to_string();
     refuse(call, &name, validate::create(resource, &value))?;
     call.warn(warnings::of(resource, &value, None));
@@ -105,6 +106,11 @@ fn fit_namespace(call: &Call, value: &mut Value) -> Result<()> {
     let want = call.namespace().unwrap_or_default();
     let got = object::namespace(value).to_string();
     let meta = object::meta_mut(value);
+    for field in ["labels", "annotations", "finalizers", "ownerReferences"] {
+        if meta.get(field).is_some_and(says_nothing) {
+            meta.shift_remove(field);
+        }
+    }
     if want.is_empty() {
         meta.shift_remove("namespace");
     } else if got.is_empty() {
@@ -115,6 +121,10 @@ fn fit_namespace(call: &Call, value: &mut Value) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+fn says_nothing(value: &Value) -> bool {
+    value.is_null() || value.as_object().is_some_and(Map::is_empty) || value.as_array().is_some_and(Vec::is_empty)
 }
 
 fn refuse(call: &Call, name: &str, errors: Vec<FieldError>) -> Result<()> {
@@ -201,10 +211,10 @@ async fn settle(call: &Call, how: &How<'_>, old: &Value, mut next: Value) -> Res
     let resource = call.resource();
     strategy::before_update(resource, &mut next, old, how.subresource);
     defaults::apply(resource, &mut next);
-    admission::update(call, &mut next, old, how.subresource).await?;
     if how.track {
         apply::track_update(resource, Some(old), &mut next, &call.manager(), how.subresource, call.now);
     }
+    admission::update(call, &mut next, how.subresource)?;
     refuse(call, object::name(old), validate::update_through(resource, &next, old, how.subresource))?;
     if how.subresource.is_none() {
         call.warn(warnings::of(resource, &next, Some(old)));

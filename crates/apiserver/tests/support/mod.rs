@@ -1,5 +1,7 @@
 //! A cluster's API in memory, asked in process.
 
+#![allow(dead_code, reason = "each test uses a part of it")]
+
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,12 +12,12 @@ use skiff_api::identity::Identity;
 use skiff_apiserver::{Body, Config, Server};
 use skiff_store::memory::Memory;
 
-pub struct Api {
-    pub server: Arc<Server>,
+pub(crate) struct Api {
+    pub(crate) server: Arc<Server>,
 }
 
 impl Api {
-    pub async fn new() -> Api {
+    pub(crate) async fn new() -> Api {
         let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
         let config = Config::new("test", "192.0.2.1:6443".parse().unwrap(), &key);
         let api = Api { server: Server::new(config, Arc::new(Memory::new())).await.unwrap() };
@@ -23,55 +25,61 @@ impl Api {
         api
     }
 
-    pub async fn send(&self, method: Method, path: &str, media: &str, body: impl Into<Bytes>) -> http::Response<Body> {
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        media: &str,
+        body: impl Into<Bytes>,
+    ) -> http::Response<Body> {
         let mut request = Request::builder().method(method).uri(path).header("content-type", media);
         request.extensions_mut().unwrap().insert(Identity::admin());
         self.server.handle(request.body(Full::new(body.into())).unwrap()).await
     }
 
-    pub async fn ask(&self, method: Method, path: &str, media: &str, body: impl Into<Bytes>) -> (u16, Value) {
+    pub(crate) async fn ask(&self, method: Method, path: &str, media: &str, body: impl Into<Bytes>) -> (u16, Value) {
         let response = self.send(method, path, media, body).await;
         let code = response.status().as_u16();
         let bytes = response.into_body().collect().await.unwrap().to_bytes();
         (code, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
     }
 
-    pub async fn json(&self, method: Method, path: &str, body: Value) -> (u16, Value) {
+    pub(crate) async fn json(&self, method: Method, path: &str, body: Value) -> (u16, Value) {
         self.ask(method, path, "application/json", body.to_string()).await
     }
 
-    pub async fn get(&self, path: &str) -> (u16, Value) {
+    pub(crate) async fn get(&self, path: &str) -> (u16, Value) {
         self.ask(Method::GET, path, "application/json", "").await
     }
 
-    pub async fn create(&self, path: &str, body: Value) -> Value {
+    pub(crate) async fn create(&self, path: &str, body: Value) -> Value {
         let (code, value) = self.json(Method::POST, path, body).await;
         assert_eq!(code, 201, "{value}");
         value
     }
 
-    pub async fn merge(&self, path: &str, body: Value) -> (u16, Value) {
+    pub(crate) async fn merge(&self, path: &str, body: Value) -> (u16, Value) {
         self.ask(Method::PATCH, path, "application/merge-patch+json", body.to_string()).await
     }
 
-    pub async fn delete(&self, path: &str) -> (u16, Value) {
+    pub(crate) async fn delete(&self, path: &str) -> (u16, Value) {
         self.ask(Method::DELETE, path, "application/json", "").await
     }
 
     /// The events of a watch, one by one.
-    pub async fn watch(&self, path: &str) -> Events {
+    pub(crate) async fn watch(&self, path: &str) -> Events {
         Events { body: self.send(Method::GET, path, "application/json", "").await.into_body(), rest: Vec::new() }
     }
 }
 
-pub struct Events {
+pub(crate) struct Events {
     body: Body,
     rest: Vec<u8>,
 }
 
 impl Events {
     /// The next event; None when the watch is over.
-    pub async fn next(&mut self) -> Option<Value> {
+    pub(crate) async fn next(&mut self) -> Option<Value> {
         loop {
             if let Some(end) = self.rest.iter().position(|b| *b == b'\n') {
                 let line: Vec<u8> = self.rest.drain(..=end).collect();
@@ -84,7 +92,7 @@ impl Events {
     }
 
     /// `TYPE name` of the next event.
-    pub async fn short(&mut self) -> String {
+    pub(crate) async fn short(&mut self) -> String {
         let event = self.next().await.expect("the watch ended");
         let name = event["object"]["metadata"]["name"].as_str().unwrap_or("-");
         format!("{} {name}", event["type"].as_str().unwrap())
