@@ -121,7 +121,7 @@ fn kernel_state(batches: &[Batch]) -> State {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(96))]
+    #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
     fn equals_from_scratch(steps in prop::collection::vec(step(), 1..25), fail_at in 0..40usize) {
