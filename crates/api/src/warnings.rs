@@ -25,7 +25,7 @@ fn service(new: &Value, old: Option<&Value>) -> Vec<String> {
         out.push("spec.externalName is ignored when spec.type is not \"ExternalName\"".to_owned());
     }
     if !list(new, "spec.externalIPs").is_empty() {
-        let fresh = !old.is_some_and(|o| !list(o, "spec.externalIPs").is_empty());
+        let fresh = old.is_none_or(|o| list(o, "spec.externalIPs").is_empty());
         if fresh {
             out.push("spec.externalIPs is deprecated and may no longer be implemented in some clusters".to_owned());
         }

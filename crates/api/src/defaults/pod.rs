@@ -138,10 +138,10 @@ fn projection(item: &mut Value) {
         fill_text(field, "apiVersion", "v1");
     }
     each_mut(item, "downwardAPI.items").for_each(projection);
-    if let Some(token) = get_mut(item, "serviceAccountToken") {
-        if is_zero(get(token, "expirationSeconds")) {
-            set(token, "expirationSeconds", 3600);
-        }
+    if let Some(token) = get_mut(item, "serviceAccountToken")
+        && is_zero(get(token, "expirationSeconds"))
+    {
+        set(token, "expirationSeconds", 3600);
     }
 }
 

@@ -30,11 +30,11 @@ fn deployment(spec: &mut Value) {
     fill(spec, "replicas", 1);
     if let Some(strategy) = below(spec, "strategy") {
         fill_text(strategy, "type", "RollingUpdate");
-        if text(strategy, "type") == "RollingUpdate" {
-            if let Some(rolling) = below(strategy, "rollingUpdate") {
-                fill(rolling, "maxUnavailable", "25%");
-                fill(rolling, "maxSurge", "25%");
-            }
+        if text(strategy, "type") == "RollingUpdate"
+            && let Some(rolling) = below(strategy, "rollingUpdate")
+        {
+            fill(rolling, "maxUnavailable", "25%");
+            fill(rolling, "maxSurge", "25%");
         }
     }
     fill(spec, "revisionHistoryLimit", 10);
@@ -45,10 +45,10 @@ fn stateful_set(spec: &mut Value) {
     fill_text(spec, "podManagementPolicy", "OrderedReady");
     if let Some(strategy) = below(spec, "updateStrategy") {
         fill_text(strategy, "type", "RollingUpdate");
-        if text(strategy, "type") == "RollingUpdate" {
-            if let Some(rolling) = below(strategy, "rollingUpdate") {
-                fill(rolling, "partition", 0);
-            }
+        if text(strategy, "type") == "RollingUpdate"
+            && let Some(rolling) = below(strategy, "rollingUpdate")
+        {
+            fill(rolling, "partition", 0);
         }
     }
     if let Some(policy) = below(spec, "persistentVolumeClaimRetentionPolicy") {
@@ -67,11 +67,11 @@ fn stateful_set(spec: &mut Value) {
 fn daemon_set(spec: &mut Value) {
     if let Some(strategy) = below(spec, "updateStrategy") {
         fill_text(strategy, "type", "RollingUpdate");
-        if text(strategy, "type") == "RollingUpdate" {
-            if let Some(rolling) = below(strategy, "rollingUpdate") {
-                fill(rolling, "maxUnavailable", 1);
-                fill(rolling, "maxSurge", 0);
-            }
+        if text(strategy, "type") == "RollingUpdate"
+            && let Some(rolling) = below(strategy, "rollingUpdate")
+        {
+            fill(rolling, "maxUnavailable", 1);
+            fill(rolling, "maxSurge", 0);
         }
     }
     fill(spec, "revisionHistoryLimit", 10);
@@ -116,14 +116,14 @@ fn labels_from_template(object: &mut Value) {
     if labels.is_empty() {
         return;
     }
-    if is_zero(get(object, "spec.selector")) {
-        if let Some(spec) = below(object, "spec") {
-            set(spec, "selector", labels.clone());
-        }
+    if is_zero(get(object, "spec.selector"))
+        && let Some(spec) = below(object, "spec")
+    {
+        set(spec, "selector", labels.clone());
     }
-    if is_zero(get(object, "metadata.labels")) {
-        if let Some(metadata) = below(object, "metadata") {
-            set(metadata, "labels", labels);
-        }
+    if is_zero(get(object, "metadata.labels"))
+        && let Some(metadata) = below(object, "metadata")
+    {
+        set(metadata, "labels", labels);
     }
 }

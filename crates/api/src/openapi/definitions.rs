@@ -113,10 +113,11 @@ fn scalar(map: &mut Map<String, Value>, form: &str, dialect: Dialect) {
 /// In v3 a reference stands alone, so one with a description is wrapped; in v2 both may stand side by side.
 fn adapt(schema: &mut Value, dialect: Dialect) {
     let Some(map) = schema.as_object_mut() else { return };
-    if dialect == Dialect::V3 && map.len() > 1 {
-        if let Some(reference) = map.shift_remove("$ref") {
-            map.insert("allOf".into(), json!([{"$ref": reference}]));
-        }
+    if dialect == Dialect::V3
+        && map.len() > 1
+        && let Some(reference) = map.shift_remove("$ref")
+    {
+        map.insert("allOf".into(), json!([{"$ref": reference}]));
     }
     if let Some(properties) = map.get_mut("properties").and_then(Value::as_object_mut) {
         properties.values_mut().for_each(|p| adapt(p, dialect));

@@ -141,10 +141,10 @@ fn node_ports(service: &Value) -> Vec<i64> {
 
 /// Only a LoadBalancer has a load balancer's status.
 pub(super) fn drop_foreign_status(service: &mut Value) {
-    if !is_load_balancer(service) {
-        if let Some(status) = get_mut(service, "status").filter(|s| !is_zero(s.get("loadBalancer"))) {
-            set(status, "loadBalancer", json!({}));
-        }
+    if !is_load_balancer(service)
+        && let Some(status) = get_mut(service, "status").filter(|s| !is_zero(s.get("loadBalancer")))
+    {
+        set(status, "loadBalancer", json!({}));
     }
 }
 

@@ -11,7 +11,7 @@ use crate::resources::{Resource, qualified};
 const ANNOTATIONS_MAX: usize = 256 * 1024;
 
 /// What is wrong with a name of this kind.
-fn name_rule(res: &Resource) -> fn(&str) -> Vec<String> {
+fn name_rule(res: &Resource) -> names::Rule {
     match res.id() {
         ("", "services") => names::label_1035,
         ("", "namespaces") => names::label,

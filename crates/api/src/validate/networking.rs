@@ -144,11 +144,11 @@ fn range(new: &Value, old: Option<&Value>) -> Errors {
     if cidrs.len() > 2 {
         return vec![Error::invalid(&path, spec(), "may only hold up to 2 values")];
     }
-    if let [a, b] = cidrs[..] {
-        if a.contains(':') == b.contains(':') {
-            let why = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
-            return vec![Error::invalid(&path, spec(), why)];
-        }
+    if let [a, b] = cidrs[..]
+        && a.contains(':') == b.contains(':')
+    {
+        let why = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
+        return vec![Error::invalid(&path, spec(), why)];
     }
     let mut errors = Errors::new();
     for (i, cidr) in cidrs.into_iter().enumerate() {

@@ -99,10 +99,10 @@ fn downgrade(new: &mut Value, old: &Value) {
     }
     for key in ["clusterIPs", "ipFamilies"] {
         let field = format!("spec.{key}");
-        if same(get(new, &field), get(old, &field)) {
-            if let Some(list) = get_mut(new, &field).and_then(Value::as_array_mut) {
-                list.truncate(1);
-            }
+        if same(get(new, &field), get(old, &field))
+            && let Some(list) = get_mut(new, &field).and_then(Value::as_array_mut)
+        {
+            list.truncate(1);
         }
     }
 }

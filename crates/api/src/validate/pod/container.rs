@@ -80,9 +80,8 @@ fn one(container: &Value, volumes: &[&str], host_network: bool, path: &Path) -> 
 /// Init containers run to their end one by one, so most probes make no sense; with restartPolicy Always they are sidecars.
 fn init(container: &Value, path: &Path) -> Errors {
     let mut errors = Errors::new();
-    match text(container, "restartPolicy") {
-        "Always" => return errors,
-        _ => {}
+    if text(container, "restartPolicy") == "Always" {
+        return errors;
     }
     for key in ["lifecycle", "livenessProbe", "readinessProbe", "startupProbe"] {
         if get(container, key).is_some() {

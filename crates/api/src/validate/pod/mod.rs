@@ -70,7 +70,7 @@ fn spec_errors(spec: &Value, path: &Path) -> Errors {
 
 /// Fields that hold one name each.
 fn plain_names(spec: &Value, path: &Path) -> Errors {
-    let rules: [(&str, fn(&str) -> Vec<String>); 6] = [
+    let rules: [(&str, names::Rule); 6] = [
         ("hostname", names::label),
         ("subdomain", names::label),
         ("nodeName", names::subdomain),
