@@ -29,7 +29,7 @@ use crate::{
 const GRACE_MS: i32 = 2_000;
 
 pub(super) fn main(dir: &Path, request: &Path) -> i32 {
-    let control = std::io::stdin();
+    let control = io::stdin();
     let paths = Paths { dir: dir.to_owned() };
     let report = match launch(&paths, request) {
         Ok((pid, terminal)) => {
@@ -66,7 +66,7 @@ fn launch(paths: &Paths, request: &Path) -> Result<(Pid, Option<OwnedFd>), Start
 }
 
 fn receive_streams() -> io::Result<Vec<OwnedFd>> {
-    let (_, fds) = wire::receive_raw(std::io::stdin().as_fd(), &mut [0; 16])?;
+    let (_, fds) = wire::receive_raw(io::stdin().as_fd(), &mut [0; 16])?;
     if fds.len() == 3 { Ok(fds) } else { Err(io::Error::other("three were to come")) }
 }
 
@@ -134,7 +134,7 @@ fn build(paths: &Paths, request: &Path, process: &Path, streams: Vec<OwnedFd>, e
 }
 
 /// Until the command has ended, or the agent is gone: then the command is made to end.
-fn wait(pid: Pid, control: &std::io::Stdin) -> i32 {
+fn wait(pid: Pid, control: &io::Stdin) -> i32 {
     let Ok(fd) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) else { return reap(pid) };
     let ended = |timeout, with_control: bool| {
         let mut waits = vec![sys::Wait { fd: fd.as_fd(), write: false }];

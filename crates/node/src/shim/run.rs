@@ -45,7 +45,7 @@ pub(super) const NAME: &str = "c";
 const EXEC_TIMEOUT_MS: i32 = 30_000;
 
 pub(super) fn main(dir: &Path) -> i32 {
-    let control = std::io::stdin();
+    let control = io::stdin();
     let paths = Paths { dir: dir.to_owned() };
     match launch(&paths) {
         Ok(mut watch) => {
