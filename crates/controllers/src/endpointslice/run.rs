@@ -122,7 +122,7 @@ impl Controller {
             return Ok(Done::Settled);
         }
         let pods = selected(&service, &self.pods);
-        let trigger = self.triggers().entry(key.clone()).or_default().look(&*service, &pods);
+        let trigger = self.triggers().entry(key.clone()).or_default().look(&service, &pods);
         let existing: Vec<&EndpointSlice> =
             existing.iter().filter(|s| !is_deleted(&s.metadata)).map(|s| &**s).collect();
         let plan = slices::plan(&service, &pods, &self.zones(), &existing, trigger);

@@ -76,7 +76,7 @@ mod tests {
         let here = Arc::new(base);
         let nobody = HashSet::new();
         assert_eq!(plan(&[here.clone(), waiting.clone()], &nobody), Garbage::default());
-        assert_eq!(plan(&[dying.clone()], &nobody).leftovers, [dying]);
+        assert_eq!(plan(std::slice::from_ref(&dying), &nobody).leftovers, [dying]);
         assert_eq!(plan(&[here.clone(), waiting], &["n1".to_string()].into()).orphans, [here]);
     }
 

@@ -57,7 +57,7 @@ fn taints_need_tolerations() {
     check(&pod(json!({})), &[cordoned], &[], "0/1 nodes are available: 1 node(s) were unschedulable.");
     let down = changed(&ready_node("n1"), |n| n.status = None);
     let message = "0/1 nodes are available: 1 node(s) had untolerated taint {node.kubernetes.io/not-ready: }.";
-    check(&pod(json!({})), &[down.clone()], &[], message);
+    check(&pod(json!({})), std::slice::from_ref(&down), &[], message);
     check(&pod(json!({"tolerations": [{"operator": "Exists"}]})), &[down], &[], "n1");
     let tainted = changed(&ready_node("n1"), |n| {
         n.spec.get_or_insert_default().taints =

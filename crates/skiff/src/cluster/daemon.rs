@@ -110,7 +110,7 @@ async fn start(config: &Config, paths: &Paths, story: &mut Story, stop: &Stop) -
             async move { server.handle(request).await }
         }
     });
-    controllers(config, &clients, stop).await?;
+    controllers(config, &pki, &clients, stop).await?;
     let admin = clients.as_identity(skiff_api::identity::Identity::admin());
     dns_service::ensure(&admin, config).await.context("the kube-dns Service")?;
     story.step("controllers");
@@ -203,8 +203,9 @@ fn write_kubeconfig(config: &Config, paths: &Paths, pki: &Pki) -> Result<()> {
     kubeconfig::write(&paths.kubeconfig(), &access).with_context(|| paths.kubeconfig().display().to_string())
 }
 
-async fn controllers(config: &Config, clients: &Clients, stop: &Stop) -> Result<()> {
-    let told = skiff_controllers::Config { cluster_cidr: IpNet::V4(config.pod_cidr), node_mask: NODE_MASK };
+async fn controllers(config: &Config, pki: &Pki, clients: &Clients, stop: &Stop) -> Result<()> {
+    let cluster_cidr = IpNet::V4(config.pod_cidr);
+    let told = skiff_controllers::Config { cluster_cidr, node_mask: NODE_MASK, ca: pki.ca_pem().into() };
     let (ready, readiness) = readiness();
     let (clients, stop) = (clients.clone(), stop.clone());
     let as_controller: skiff_controllers::Clients = Arc::new(move |name: &str| clients.as_controller(name));
