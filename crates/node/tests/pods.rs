@@ -76,8 +76,12 @@ impl Cluster {
         let clients = Clients::new(tokio::runtime::Handle::current(), handler);
         let client = clients.as_identity(Identity::admin());
         let cluster = Cluster { place, clients, client, pki };
+        // What controllers would make in every namespace.
         cluster.create::<ServiceAccount>(json!({"metadata": {"name": "default"}})).await;
-        let node = json!({"metadata": {"name": NODE}, "spec": {"podCIDR": "10.244.9.0/24", "podCIDRs": ["10.244.9.0/24"]}});
+        let root = json!({"metadata": {"name": "kube-root-ca.crt"}, "data": {"ca.crt": cluster.pki.ca_pem()}});
+        cluster.create::<ConfigMap>(root).await;
+        let node =
+            json!({"metadata": {"name": NODE}, "spec": {"podCIDR": "10.244.9.0/24", "podCIDRs": ["10.244.9.0/24"]}});
         let nodes: Api<Node> = Api::all(cluster.client.clone());
         nodes.create(&PostParams::default(), &serde_json::from_value(node).unwrap()).await.unwrap();
         let images = skiff_node::image::Images::open(cluster.path().join("images"), Default::default()).unwrap();
@@ -100,7 +104,11 @@ impl Cluster {
             run_dir: self.path().join("run"),
             image_dir: self.path().join("images"),
             images: Default::default(),
-            dns: Dns { ip: "10.96.0.10".parse().ok(), domain: "cluster.local".into(), host_resolv_conf: "/etc/resolv.conf".into() },
+            dns: Dns {
+                ip: "10.96.0.10".parse().ok(),
+                domain: "cluster.local".into(),
+                host_resolv_conf: "/etc/resolv.conf".into(),
+            },
             cgroup_root: self.place.cgroup.clone(),
             tls: Tls {
                 certificate: credentials.serving.certificate,
@@ -116,7 +124,11 @@ impl Cluster {
 
     async fn create<K>(&self, object: Value) -> K
     where
-        K: Resource<Scope = k8s_openapi::NamespaceResourceScope> + Clone + std::fmt::Debug + serde::Serialize + serde::de::DeserializeOwned,
+        K: Resource<Scope = k8s_openapi::NamespaceResourceScope>
+            + Clone
+            + std::fmt::Debug
+            + serde::Serialize
+            + serde::de::DeserializeOwned,
         K::DynamicType: Default,
     {
         let api: Api<K> = Api::namespaced(self.client.clone(), "default");
@@ -289,7 +301,13 @@ async fn what_a_pod_is_given() {
     let pod = cluster.until("job", "done", |p| phase(p) == "Succeeded").await;
     let text = log(&cluster, &pod);
     let ip = pod.status.unwrap().pod_ip.unwrap();
-    for part in ["10.96.0.77:17 value 1 job\n", "value\njob\n", "nameserver 10.96.0.10\nsearch default.svc.cluster.local", &format!("{ip}\tjob\n"), "init was here\n"] {
+    for part in [
+        "10.96.0.77:17 value 1 job\n",
+        "value\njob\n",
+        "nameserver 10.96.0.10\nsearch default.svc.cluster.local",
+        &format!("{ip}\tjob\n"),
+        "init was here\n",
+    ] {
         assert!(text.contains(part), "{part:?} is missing in {text}");
     }
 }
@@ -303,7 +321,8 @@ async fn crashes_probes_and_bad_images() {
     let _agent = Agent::start(&cluster).await;
     cluster.pod("crash", json!({"containers": [sh("echo boom; exit 3")]})).await;
     let mut probed = sh("touch /tmp/ok; exec sleep 1000");
-    probed["readinessProbe"] = json!({"exec": {"command": ["ls", "/tmp/ok"]}, "periodSeconds": 1, "failureThreshold": 1});
+    probed["readinessProbe"] =
+        json!({"exec": {"command": ["ls", "/tmp/ok"]}, "periodSeconds": 1, "failureThreshold": 1});
     cluster.pod("probed", json!({"terminationGracePeriodSeconds": 0, "containers": [probed]})).await;
     let never = json!({"name": "main", "image": "nothing:1", "imagePullPolicy": "Never"});
     cluster.pod("never", json!({"containers": [never]})).await;

@@ -16,7 +16,8 @@ use tokio::io::AsyncReadExt;
 
 pub const BUSYBOX: &str = "/bin/busybox";
 const APPLETS: [&str; 16] = [
-    "sh", "echo", "cat", "sleep", "true", "false", "id", "tty", "stty", "ls", "kill", "dd", "env", "pwd", "touch", "hostname",
+    "sh", "echo", "cat", "sleep", "true", "false", "id", "tty", "stty", "ls", "kill", "dd", "env", "pwd", "touch",
+    "hostname",
 ];
 
 /// True when containers can be run here; else says why not, and fails where every test must run.
