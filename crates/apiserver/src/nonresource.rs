@@ -32,6 +32,10 @@ fn answer(server: &Server, parts: &Parts, identity: &Identity, path: &str, store
     match steps.as_slice() {
         ["healthz" | "livez" | "readyz", rest @ ..] => health(parts, steps[0], rest, store.map(drop)),
         ["metrics"] => Ok(respond(StatusCode::OK, "text/plain; version=0.0.4", metrics(store.unwrap_or_default()))),
+        ["openapi", "v2"] if accepts(parts, openapi::V2_PROTOBUF) => {
+            let kind = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+            Ok(respond(StatusCode::OK, kind, openapi::v2_protobuf()))
+        }
         ["openapi", ..] => openapi(server, path, &steps),
         ["api"] | ["apis"] if wants_aggregated(parts) => {
             let root = if steps[0] == "api" { discovery::Root::Api } else { discovery::Root::Apis };
@@ -77,6 +81,11 @@ fn openapi(server: &Server, path: &str, steps: &[&str]) -> Result<Response<Body>
     let bytes: Bytes = serde_json::to_vec(&document).unwrap_or_default().into();
     made.insert(path.to_string(), bytes.clone());
     Ok(respond(StatusCode::OK, "application/json", bytes))
+}
+
+fn accepts(parts: &Parts, media: &str) -> bool {
+    let ranges = parts.headers.get_all(http::header::ACCEPT).iter().filter_map(|v| v.to_str().ok());
+    ranges.flat_map(|v| v.split(',')).any(|r| r.trim().starts_with(media))
 }
 
 fn openapi_document(steps: &[&str]) -> Option<Value> {

@@ -2,6 +2,7 @@
 //!
 //! They are built when asked for and kept by nobody here: with their descriptions they are megabytes.
 
+mod binary;
 mod definitions;
 mod merge;
 mod paths;
@@ -22,6 +23,14 @@ pub fn v2() -> Value {
         "paths": paths,
         "definitions": definitions::of(&rows, Dialect::V2),
     })
+}
+
+/// What a client accepts that wants `/openapi/v2` as protobuf; a substring, because its spelling varies.
+pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2";
+
+/// `/openapi/v2` as protobuf, which kubectl before 1.29 cannot do without.
+pub fn v2_protobuf() -> Vec<u8> {
+    binary::encode(&v2())
 }
 
 /// `/openapi/v3`: where the document of each group and version is. The hash changes when the document may have changed.
