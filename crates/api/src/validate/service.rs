@@ -1,5 +1,7 @@
 //! Services.
 
+mod addresses;
+
 use std::net::IpAddr;
 
 use serde_json::{Value, json};
@@ -7,12 +9,10 @@ use serde_json::{Value, json};
 use super::{Errors, each, meta, names, one_of};
 use crate::field::{Error, Path};
 use crate::json::{get, int, list, map, same, text, texts};
-use crate::strategy::{needs_cluster_ip, needs_health_check_port};
+use crate::strategy::needs_health_check_port;
 
 const TYPES: &[&str] = &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
 const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
-const FAMILIES: &[&str] = &["IPv4", "IPv6"];
-const FAMILY_POLICIES: &[&str] = &["PreferDualStack", "RequireDualStack", "SingleStack"];
 const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 const KUBELET_PORT: i64 = 10250;
 const AFFINITY_MAX: i64 = 86400;
@@ -32,7 +32,7 @@ fn is_headless(service: &Value) -> bool {
 pub(super) fn check(new: &Value, old: Option<&Value>) -> Errors {
     let mut errors = Errors::new();
     if let Some(old) = old {
-        errors.extend(addresses_update(new, old));
+        errors.extend(addresses::update(new, old));
         errors.extend(class_update(new, old));
     }
     errors.extend(of_type(new));
@@ -44,7 +44,7 @@ pub(super) fn check(new: &Value, old: Option<&Value>) -> Errors {
     errors.extend(source_ranges(new));
     errors.extend(load_balancer_only(new, old));
     errors.extend(traffic_policies(new));
-    errors.extend(addresses(new));
+    errors.extend(addresses::check(new));
     errors
 }
 
@@ -299,114 +299,6 @@ fn health_check_port(service: &Value) -> Errors {
     }
     let wrong = if port == 0 { Vec::new() } else { names::port_number(port) };
     wrong.into_iter().map(|m| Error::invalid(&path, port, m)).collect()
-}
-
-/// clusterIP, clusterIPs, ipFamilies and ipFamilyPolicy, alone and together.
-fn addresses(service: &Value) -> Errors {
-    if !needs_cluster_ip(service) {
-        return Errors::new();
-    }
-    let mut errors = families(service);
-    let path = spec().child("clusterIPs");
-    let ips = texts(service, "spec.clusterIPs");
-    let all = json!(ips);
-    let mut broken = false;
-    for (i, ip) in ips.iter().enumerate() {
-        if i == 0 && *ip == "None" {
-            if ips.len() > 1 {
-                broken = true;
-                errors.push(Error::invalid(&path, all.clone(), "'None' must be the first and only value"));
-            }
-            continue;
-        }
-        let wrong = names::ip(ip);
-        broken |= !wrong.is_empty();
-        errors.extend(each(&path.index(i), ip, wrong));
-    }
-    if ips.len() > 2 {
-        errors.push(Error::invalid(&path, all.clone(), "may only hold up to 2 values"));
-    }
-    errors.extend(primary(service, &ips));
-    if broken {
-        return errors;
-    }
-    let sixes = ips.iter().filter(|ip| is_v6(ip)).count();
-    if ips.len() > 1 && (sixes == 0 || sixes == ips.len()) {
-        errors.push(Error::invalid(&path, all, "may specify no more than one IP for each IP family"));
-    }
-    errors.extend(families_of_ips(service, &ips));
-    errors
-}
-
-fn families(service: &Value) -> Errors {
-    let mut errors = Errors::new();
-    let families = texts(service, "spec.ipFamilies");
-    for (i, family) in families.iter().enumerate() {
-        let path = spec().child("ipFamilies").index(i);
-        errors.extend(one_of(&path, family, FAMILIES));
-        if families[..i].contains(family) {
-            errors.push(Error::duplicate(&path, *family));
-        }
-    }
-    let policy = text(service, "spec.ipFamilyPolicy");
-    if !policy.is_empty() {
-        errors.extend(one_of(&spec().child("ipFamilyPolicy"), policy, FAMILY_POLICIES));
-    }
-    errors
-}
-
-/// The singular address is the first of the plural.
-fn primary(service: &Value, ips: &[&str]) -> Option<Error> {
-    let path = spec().child("clusterIPs");
-    match (text(service, "spec.clusterIP"), ips.first()) {
-        ("", Some(_)) => Some(Error::invalid(&path, json!(ips), "must be empty when `clusterIP` is not specified")),
-        (one, Some(first)) if one != *first => {
-            Some(Error::invalid(&path, json!(ips), "first value must match `clusterIP`"))
-        }
-        (one, None) if !one.is_empty() => Some(Error::required(&path, "")),
-        _ => None,
-    }
-}
-
-fn is_v6(ip: &str) -> bool {
-    ip.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6())
-}
-
-fn families_of_ips(service: &Value, ips: &[&str]) -> Errors {
-    if is_headless(service) {
-        return Errors::new();
-    }
-    let pairs = ips.iter().zip(texts(service, "spec.ipFamilies")).enumerate();
-    let wrong = pairs.filter(|(_, (ip, family))| is_v6(ip) != (*family == "IPv6"));
-    let error = |(i, (ip, family)): (usize, (&&str, &str))| {
-        let why = format!("expected an {family} value as indicated by `ipFamilies[{i}]`");
-        Error::invalid(&spec().child("clusterIPs").index(i), *ip, why)
-    };
-    wrong.map(error).collect()
-}
-
-/// The primary address stays for life; the secondary may come, and go with a word.
-fn addresses_update(new: &Value, old: &Value) -> Errors {
-    if !needs_cluster_ip(new) || !needs_cluster_ip(old) || (is_headless(new) && is_headless(old)) {
-        return Errors::new();
-    }
-    let path = spec().child("clusterIPs");
-    let (now, before) = (texts(new, "spec.clusterIPs"), texts(old, "spec.clusterIPs"));
-    let mut errors = Errors::new();
-    if now.is_empty() && !before.is_empty() {
-        errors.push(Error::invalid(&path.index(0), json!(now), "primary clusterIP can not be unset"));
-    }
-    for (i, (ip, was)) in now.iter().zip(&before).enumerate() {
-        if ip != was {
-            errors.push(Error::invalid(&path.index(i), json!(now), "may not change once set"));
-        }
-    }
-    if now.len() == 1 && before.len() == 2 && text(new, "spec.ipFamilyPolicy") != "SingleStack" {
-        let policy = get(new, "spec.ipFamilyPolicy").cloned().unwrap_or_default();
-        let why = "must be 'SingleStack' to release the secondary cluster IP";
-        errors.push(Error::invalid(&spec().child("ipFamilyPolicy"), policy, why));
-    }
-    errors
 }
 
 /// A change of the status: the load balancer's addresses.
