@@ -32,11 +32,12 @@ impl Holdings {
     }
 }
 
-/// What is taken, with the Service that has it.
+/// What is taken, with the Service that has it and how many of its writes hold it: two writes of one Service may ask for
+/// the same number at once, and the one that loses must not take it from the other.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Taken {
-    pub ips: BTreeMap<IpAddr, Owner>,
-    pub ports: BTreeMap<u16, Owner>,
+    ips: BTreeMap<IpAddr, (Owner, u32)>,
+    ports: BTreeMap<u16, (Owner, u32)>,
 }
 
 /// `NAMESPACE/NAME`.
@@ -81,8 +82,10 @@ impl Services {
         if resource.id() != ("", "services") {
             return Ok(Held::default());
         }
+        let owner = owner(new);
         let mut taken = lock(&self.taken);
-        if let Err(errors) = alloc::fill(new, old, &self.pools, &*taken, &mut rand::random) {
+        let others = Others { taken: &taken, owner: &owner };
+        if let Err(errors) = alloc::fill(new, old, &self.pools, &others, &mut rand::random) {
             return Err(refusal(resource, object::name(new), errors));
         }
         if dry_run {
@@ -90,7 +93,7 @@ impl Services {
         }
         let (have, want) = (old.map(Holdings::of).unwrap_or_default(), Holdings::of(new));
         let added = want.without(&have);
-        taken.add(&added, &owner(new));
+        taken.add(&added, &owner);
         Ok(Held { taken: Some(self.taken.clone()), old: have.without(&want), new: added })
     }
 
@@ -134,28 +137,43 @@ impl Drop for Held {
     }
 }
 
-impl alloc::Taken for Taken {
+/// What anybody but one Service has.
+struct Others<'a> {
+    taken: &'a Taken,
+    owner: &'a Owner,
+}
+
+impl alloc::Taken for Others<'_> {
     fn ip(&self, ip: IpAddr) -> bool {
-        self.ips.contains_key(&ip)
+        self.taken.ips.get(&ip).is_some_and(|(owner, _)| owner != self.owner)
     }
 
     fn port(&self, port: u16) -> bool {
-        self.ports.contains_key(&port)
+        self.taken.ports.get(&port).is_some_and(|(owner, _)| owner != self.owner)
     }
 }
 
 impl Taken {
     fn add(&mut self, holdings: &Holdings, owner: &Owner) {
-        self.ips.extend(holdings.ips.iter().map(|ip| (*ip, owner.clone())));
-        self.ports.extend(holdings.ports.iter().map(|port| (*port, owner.clone())));
+        for ip in &holdings.ips {
+            self.ips.entry(*ip).or_insert_with(|| (owner.clone(), 0)).1 += 1;
+        }
+        for port in &holdings.ports {
+            self.ports.entry(*port).or_insert_with(|| (owner.clone(), 0)).1 += 1;
+        }
     }
 
     fn remove(&mut self, holdings: &Holdings) {
-        for ip in &holdings.ips {
-            self.ips.remove(ip);
-        }
-        for port in &holdings.ports {
-            self.ports.remove(port);
+        holdings.ips.iter().for_each(|ip| let_go(&mut self.ips, ip));
+        holdings.ports.iter().for_each(|port| let_go(&mut self.ports, port));
+    }
+}
+
+fn let_go<K: Ord>(taken: &mut BTreeMap<K, (Owner, u32)>, key: &K) {
+    if let Some((_, holds)) = taken.get_mut(key) {
+        *holds -= 1;
+        if *holds == 0 {
+            taken.remove(key);
         }
     }
 }
@@ -166,4 +184,22 @@ fn owner(value: &Value) -> Owner {
 
 fn lock(taken: &Mutex<Taken>) -> MutexGuard<'_, Taken> {
     taken.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_writes_of_one_service_hold_a_port_twice() {
+        let (mut taken, me, you): (_, Owner, Owner) = (Taken::default(), "d/me".into(), "d/you".into());
+        let port = Holdings { ports: [31000].into(), ..Holdings::default() };
+        taken.add(&port, &me);
+        taken.add(&port, &me);
+        taken.remove(&port);
+        assert!(alloc::Taken::port(&Others { taken: &taken, owner: &you }, 31000));
+        assert!(!alloc::Taken::port(&Others { taken: &taken, owner: &me }, 31000));
+        taken.remove(&port);
+        assert!(!alloc::Taken::port(&Others { taken: &taken, owner: &you }, 31000));
+    }
 }

@@ -13,6 +13,9 @@ use crate::object;
 use crate::route::Verb;
 use crate::verbs::{patch, update, write};
 
+/// The scale that is wanted, given the object as it is.
+type Wanted<'a> = dyn Fn(&Value) -> Result<Value> + Send + Sync + 'a;
+
 const KIND: (&str, &str) = ("autoscaling/v1", "Scale");
 
 pub(super) async fn run(call: &Call, body: &[u8]) -> Result<Reply> {
@@ -21,7 +24,7 @@ pub(super) async fn run(call: &Call, body: &[u8]) -> Result<Reply> {
         let current = call.storage().get(call.resource(), call.namespace(), name).await?;
         return Ok(Reply::Plain(StatusCode::OK, of(&current.value)));
     }
-    let wanted: Box<dyn Fn(&Value) -> Result<Value> + Send + Sync> = match call.verb {
+    let wanted: Box<Wanted<'_>> = match call.verb {
         Verb::Update => {
             let mut scale = read_body(call, KIND.0, KIND.1, body)?;
             update::fit_name(call, &mut scale)?;
