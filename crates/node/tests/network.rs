@@ -15,7 +15,7 @@ fn privileged() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
         assert!(std::env::var_os("SKIFF_TEST_ALL").is_none(), "SKIFF_TEST_ALL is set and this test needs root");
-        println!("SKIPPED: network namespaces need root");
+        eprintln!("SKIPPED: network namespaces need root");
     }
     root
 }
@@ -56,6 +56,17 @@ fn talk(from: &Attachment, to: &Attachment) -> IpAddr {
     peer.ip()
 }
 
+/// Whatever happens, no mount stays behind.
+struct Clean<'a>(&'a Path);
+
+impl Drop for Clean<'_> {
+    fn drop(&mut self) {
+        for entry in std::fs::read_dir(self.0).into_iter().flatten().flatten() {
+            let _ = rustix::mount::unmount(entry.path(), rustix::mount::UnmountFlags::DETACH);
+        }
+    }
+}
+
 fn links() -> usize {
     std::fs::read_to_string("/proc/thread-self/net/dev").unwrap().lines().filter(|l| l.contains("skiff")).count()
 }
@@ -67,13 +78,14 @@ fn pods_reach_each_other_and_leave_nothing() {
     }
     let root = tempfile::tempdir().unwrap();
     let directory = root.path().join("netns");
+    let _clean = Clean(&directory);
     in_namespace(|| {
         let network = Network::open(directory.clone(), "10.244.7.0/24".parse().unwrap(), &[]).unwrap();
         network.fill().unwrap();
         let begun = Instant::now();
         let a = network.attach("a").unwrap();
         let b = network.attach("b").unwrap();
-        println!("two pods attached in {:?}", begun.elapsed());
+        eprintln!("two pods attached in {:?}", begun.elapsed());
         assert_eq!((a.ip.to_string(), b.ip.to_string()), ("10.244.7.2".into(), "10.244.7.3".into()));
         assert_eq!(talk(&a, &b), a.ip);
         // Itself by its own address, and the node reaches the pod.

@@ -239,6 +239,21 @@ fn sh(script: &str) -> Value {
     json!({"name": "main", "image": "tiny:1", "command": ["sh", "-c", script]})
 }
 
+/// Asks the node's own API, from inside the node's network namespace, with the API server's certificate or without.
+async fn node_api(cluster: &Cluster, path: &str, trusted: bool) -> String {
+    let nodes: Api<Node> = Api::all(cluster.client.clone());
+    let endpoints = nodes.get(NODE).await.unwrap().status.unwrap().daemon_endpoints.unwrap();
+    let url = format!("https://127.0.0.1:{}{path}", endpoints.kubelet_endpoint.unwrap().port);
+    let file = |name: &str| cluster.path().join("pki").join(name);
+    let mut command = tokio::process::Command::new("nsenter");
+    command.arg(format!("--net={}", cluster.path().join("node-netns").display())).args(["curl", "-s", "-m", "10"]);
+    command.arg("--cacert").arg(file("ca.crt"));
+    if trusted {
+        command.arg("--cert").arg(file("kubelet-client.crt")).arg("--key").arg(file("kubelet-client.key"));
+    }
+    String::from_utf8(command.arg(url).output().await.unwrap().stdout).unwrap()
+}
+
 fn restarts(pod: &Pod) -> i32 {
     let statuses = pod.status.as_ref().and_then(|s| s.container_statuses.as_ref());
     statuses.into_iter().flatten().map(|c| c.restart_count).sum()
@@ -259,18 +274,25 @@ async fn a_pod_lives_and_goes() {
     let cluster = Cluster::new().await;
     let agent = Agent::start(&cluster).await;
     let begun = Instant::now();
-    cluster.pod("web", json!({"terminationGracePeriodSeconds": 1, "containers": [sh("exec sleep 1000")]})).await;
+    cluster
+        .pod(
+            "web",
+            json!({"terminationGracePeriodSeconds": 1, "containers": [sh("echo first; echo second; exec sleep 1000")]}),
+        )
+        .await;
     let pod = cluster.until("web", "running", running).await;
-    println!("from create to ready in {:?}", begun.elapsed());
+    eprintln!("from create to ready in {:?}", begun.elapsed());
     let status = pod.status.clone().unwrap();
     assert!(status.pod_ip.unwrap().starts_with("10.244.9."));
     assert_eq!(status.host_ip.as_deref(), Some("127.0.0.1"));
     let container = &status.container_statuses.unwrap()[0];
     assert!(container.container_id.as_ref().unwrap().starts_with("skiff://"));
+    assert_eq!(node_api(&cluster, "/containerLogs/default/web/main?tailLines=1", true).await, "second\n");
+    assert!(node_api(&cluster, "/containerLogs/default/web/main", false).await.starts_with("Forbidden"));
     let begun = Instant::now();
     cluster.pods().delete("web", &DeleteParams::default()).await.unwrap();
     cluster.gone("web").await;
-    println!("from delete to gone in {:?}", begun.elapsed());
+    eprintln!("from delete to gone in {:?}", begun.elapsed());
     assert_eq!(fs::read_dir(cluster.path().join("run/pods")).unwrap().count(), 0);
     assert_eq!(fs::read_dir(cluster.path().join("data/pods")).unwrap().count(), 0);
     drop(agent);

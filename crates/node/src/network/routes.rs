@@ -88,7 +88,7 @@ mod tests {
         let want = routes(&[("10.1.0.0/24", "172.30.0.9"), ("10.3.0.0/24", "172.30.0.4")]);
         let (add, remove) = diff(&have, &want);
         let mut result = have;
-        remove.keys().for_each(|k| drop(result.remove(k)));
+        result.retain(|k, _| !remove.contains_key(k));
         result.extend(add);
         assert_eq!(result, want);
     }

@@ -80,7 +80,7 @@ fn phase<'a>(pod: &'a core::Pod, spec: &core::PodSpec, state: &PodState, main: &
     if init_failed {
         return if idle { "Failed" } else { "Pending" };
     }
-    if !plan::initialized(spec, state) && !(ending && idle) {
+    if !(plan::initialized(spec, state) || ending && idle) {
         return "Pending";
     }
     let count = |test: &dyn Fn(&ContainerStatus) -> bool| main.iter().filter(|c| test(c)).count();
