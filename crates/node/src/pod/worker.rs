@@ -427,10 +427,19 @@ impl Worker {
             Err(failure) => {
                 self.warn(Some(name), "Failed", &failure.message);
                 self.warn(Some(name), "Failed", &format!("Error: {}", failure.reason));
+                let image = self.container_api(name).and_then(|c| c.image).unwrap_or_default();
                 let own = self.container(name);
+                let again = own.pulls.seconds() > 0 && failure.reason == "ErrImagePull";
                 own.pulls.next(now, now);
                 let retry = own.pulls.due(now);
-                own.phase = Container::waiting(failure.reason, failure.message, Some(retry));
+                let message = format!("Back-off pulling image \"{image}\": {}", failure.message);
+                own.phase = match again {
+                    true => Container::waiting("ImagePullBackOff", message.clone(), Some(retry)),
+                    false => Container::waiting(failure.reason, failure.message, Some(retry)),
+                };
+                if again {
+                    self.ctx.recorder.pod(&self.pod, Some(name), Kind::Normal, "BackOff", message);
+                }
             }
         }
     }
