@@ -6,6 +6,7 @@ mod commands;
 mod demo;
 mod kubectl;
 mod report;
+mod sample;
 
 use std::process::ExitCode;
 
@@ -18,6 +19,9 @@ fn main() -> ExitCode {
         skiff_node::shim::main();
     }
     let called = args.first().and_then(|a| a.rsplit('/').next()).unwrap_or_default();
+    if let Some(code) = sample::called(called, args.get(1..).unwrap_or_default()) {
+        return code;
+    }
     if called == "kubectl" || called.starts_with("kubectl-") {
         return commands::kubectl(&args[1..]);
     }

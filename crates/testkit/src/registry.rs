@@ -8,10 +8,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{
-    oci::{Image, digest_of, documents},
-    tools::run,
-};
+use crate::tools::run;
+
+/// A piece of an image and its digest (`sha256:…`).
+pub type Blob<'a> = (&'a str, &'a [u8]);
 
 pub struct Registry {
     process: Child,
@@ -42,23 +42,17 @@ impl Registry {
         Ok(registry)
     }
 
-    /// Pushes the image as `127.0.0.1:PORT/REPOSITORY:TAG`; that name comes back.
-    pub fn push(&self, image: &Image<'_>, repository: &str, tag: &str, dir: &Path) -> Result<String, String> {
-        let (config, manifest) = documents(image);
-        for blob in image.layers.iter().map(|l| l.bytes.as_slice()).chain([config.as_slice()]) {
+    /// Pushes an image as `127.0.0.1:PORT/REPOSITORY:TAG`; that name comes back.
+    pub fn push(&self, blobs: &[Blob<'_>], manifest: &[u8], repository: &str, tag: &str, dir: &Path) -> Result<String, String> {
+        for blob in blobs {
             self.put_blob(blob, repository, dir)?;
         }
         let url = format!("http://127.0.0.1:{}/v2/{repository}/manifests/{tag}", self.port);
-        self.curl(
-            &manifest,
-            &["-X", "PUT", "-H", "Content-Type: application/vnd.oci.image.manifest.v1+json"],
-            &url,
-            dir,
-        )?;
+        self.curl(manifest, &["-X", "PUT", "-H", "Content-Type: application/vnd.oci.image.manifest.v1+json"], &url, dir)?;
         Ok(format!("127.0.0.1:{}/{repository}:{tag}", self.port))
     }
 
-    fn put_blob(&self, blob: &[u8], repository: &str, dir: &Path) -> Result<(), String> {
+    fn put_blob(&self, (digest, blob): &Blob<'_>, repository: &str, dir: &Path) -> Result<(), String> {
         let start = format!("http://127.0.0.1:{}/v2/{repository}/blobs/uploads/", self.port);
         let answer = run(Command::new("curl").args(["-sSf", "-i", "-X", "POST", &start]))?;
         let location = answer.lines().find_map(|l| {
@@ -67,7 +61,7 @@ impl Registry {
         });
         let location = location.ok_or("the registry names no place to upload to")?;
         let glue = if location.contains('?') { '&' } else { '?' };
-        let url = format!("{location}{glue}digest={}", digest_of(blob));
+        let url = format!("{location}{glue}digest={digest}");
         self.curl(blob, &["-X", "PUT", "-H", "Content-Type: application/octet-stream"], &url, dir).map(drop)
     }
 

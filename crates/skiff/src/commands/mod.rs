@@ -3,7 +3,7 @@
 mod down;
 mod image;
 mod node_access;
-mod preflight;
+pub(crate) mod preflight;
 mod status;
 mod up;
 

@@ -1,4 +1,5 @@
-//! OCI image archives made by hand, the same bytes for the same content.
+//! Making images: an OCI archive from directories and files, the same bytes for the same content. The tour and the tests
+//! make theirs here, where no registry is in reach.
 
 use std::{
     fs::File,
@@ -16,7 +17,7 @@ pub struct Layer {
     pub digest: String,
 }
 
-pub struct Image<'a> {
+pub struct Recipe<'a> {
     /// Such as `skiff.local/ms-hello:v4`.
     pub name: &'a str,
     pub layers: Vec<&'a Layer>,
@@ -25,7 +26,8 @@ pub struct Image<'a> {
     pub working_dir: &'a str,
 }
 
-fn digest(bytes: &[u8]) -> String {
+/// The digest of some bytes as OCI writes it.
+pub fn digest(bytes: &[u8]) -> String {
     let hex: String = Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect();
     format!("sha256:{hex}")
 }
@@ -44,9 +46,17 @@ impl Layer {
         Ok(Layer::of(tar.into_inner()?))
     }
 
-    /// A few files with their modes.
-    pub fn files(files: &[(&str, u32, &[u8])]) -> io::Result<Self> {
+    /// A few files with their modes, and symbolic links with what they point to.
+    pub fn files(files: &[(&str, u32, &[u8])], links: &[(&str, &str)]) -> io::Result<Self> {
         let mut tar = tar::Builder::new(Vec::new());
+        for (path, target) in links {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(tar::EntryType::Symlink);
+            header.set_size(0);
+            header.set_mode(0o777);
+            header.set_mtime(0);
+            tar.append_link(&mut header, path, target)?;
+        }
         for (path, mode, content) in files {
             let mut header = tar::Header::new_gnu();
             header.set_size(content.len() as u64);
@@ -59,7 +69,7 @@ impl Layer {
 }
 
 /// The documents of one image: its configuration and its manifest, as bytes.
-pub fn documents(image: &Image<'_>) -> (Vec<u8>, Vec<u8>) {
+pub fn documents(image: &Recipe<'_>) -> (Vec<u8>, Vec<u8>) {
     let digests: Vec<&str> = image.layers.iter().map(|l| l.digest.as_str()).collect();
     let config = json!({
         "architecture": architecture(),
@@ -91,7 +101,7 @@ fn architecture() -> &'static str {
 }
 
 /// Writes the images as one OCI archive.
-pub fn archive(path: &Path, images: &[Image<'_>]) -> io::Result<()> {
+pub fn archive(path: &Path, images: &[Recipe<'_>]) -> io::Result<()> {
     let mut tar = tar::Builder::new(File::create(path)?);
     let mut written = vec![];
     let mut manifests = vec![];
@@ -123,9 +133,4 @@ fn append(tar: &mut tar::Builder<File>, name: &str, bytes: &[u8]) -> io::Result<
     header.set_mode(0o644);
     header.set_mtime(0);
     tar.append_data(&mut header, name, bytes)
-}
-
-/// The digest of some bytes as OCI writes it.
-pub fn digest_of(bytes: &[u8]) -> String {
-    digest(bytes)
 }

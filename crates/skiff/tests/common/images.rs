@@ -1,0 +1,92 @@
+//! The sample applications as images: node.js and network tools from Debian packages, made once and kept with the build.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::OnceLock,
+};
+
+use skiff_node::image::make::{Layer, Recipe, archive, digest, documents};
+use skiff_testkit::{debian, registry::Registry};
+
+const PACKAGES: [&str; 11] = [
+    "nodejs", "curl", "wget", "busybox", "telnet", "netcat-openbsd", "iputils-ping", "dash", "coreutils", "ca-certificates",
+    "nginx-light",
+];
+
+const NGINX_CONF: &str = "user root;\nerror_log /dev/stderr;\nevents {}\nhttp {\n  access_log /dev/stdout;\n  \
+    include /etc/nginx/mime.types;\n  server { listen 80; root /usr/share/nginx/html; }\n}\n";
+
+pub struct Samples {
+    base: Layer,
+    apps: Layer,
+}
+
+const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+impl Samples {
+    /// Made at the first call.
+    pub fn get() -> &'static Samples {
+        static MADE: OnceLock<Samples> = OnceLock::new();
+        MADE.get_or_init(|| Samples::make().expect("sample images"))
+    }
+
+    fn make() -> Result<Samples, String> {
+        let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let dir = tempfile::tempdir_in(tmp).map_err(|e| e.to_string())?;
+        let root = dir.path().join("root");
+        debian::unpack(&PACKAGES, &dir.path().join("packages"), &root)?;
+        for unneeded in ["usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info"] {
+            // What is not there need not be removed.
+            let _ = fs::remove_dir_all(root.join(unneeded));
+        }
+        let base = Layer::directory(&root).map_err(|e| e.to_string())?;
+        Ok(Samples { base, apps: applications()? })
+    }
+
+    pub fn image<'a>(&'a self, name: &'a str, program: &'a str) -> Recipe<'a> {
+        Recipe { name, layers: vec![&self.base, &self.apps], env: vec![PATH], cmd: vec!["node", program], working_dir: "/app" }
+    }
+
+    /// Pushes the image to the registry; its full name comes back.
+    pub fn push(&self, recipe: &Recipe<'_>, registry: &Registry, repository: &str, tag: &str, dir: &Path) -> String {
+        let (config, manifest) = documents(recipe);
+        let config_digest = digest(&config);
+        let layers = recipe.layers.iter().map(|l| (l.digest.as_str(), l.bytes.as_slice()));
+        let blobs: Vec<_> = layers.chain([(config_digest.as_str(), config.as_slice())]).collect();
+        registry.push(&blobs, &manifest, repository, tag, dir).expect("push")
+    }
+
+    /// An archive of ms-hello, both multcont images and nginx; ms-bye comes from a registry.
+    pub fn archive(&self, dir: &Path) -> PathBuf {
+        let nginx = Recipe { cmd: vec!["nginx", "-g", "daemon off;"], ..self.image("docker.io/library/nginx:latest", "") };
+        let images = [
+            self.image("skiff.local/ms-hello:v4", "ms-hello.js"),
+            self.image("skiff.local/ms-hello:v5", "ms-hello.js"),
+            self.image("skiff.local/multcont-morning:v3", "multcont-morning.js"),
+            self.image("skiff.local/multcont-afternoon:v3", "multcont-afternoon.js"),
+            nginx,
+        ];
+        let path = dir.join("samples.tar");
+        archive(&path, &images).expect("an archive");
+        path
+    }
+}
+
+fn applications() -> Result<Layer, String> {
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../demo/apps");
+    let mut files = vec![];
+    for entry in fs::read_dir(&sources).map_err(|e| format!("{}: {e}", sources.display()))?.flatten() {
+        let name = format!("app/{}", entry.file_name().to_string_lossy());
+        files.push((name, fs::read(entry.path()).map_err(|e| e.to_string())?));
+    }
+    files.sort();
+    files.push(("etc/nginx/nginx.conf".into(), NGINX_CONF.into()));
+    let listed: Vec<_> = files.iter().map(|(name, content)| (name.as_str(), 0o644, content.as_slice())).collect();
+    Layer::files(&listed, &[]).map_err(|e| e.to_string())
+}
+
+pub fn manifest(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../demo/manifests").join(name);
+    fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
