@@ -6,6 +6,7 @@
 mod archive;
 
 mod layer;
+pub mod make;
 mod pull;
 mod reference;
 mod registry;
