@@ -3,7 +3,7 @@
 
 use std::{
     fs, io,
-    net::{IpAddr, Ipv4Addr},
+    net::Ipv4Addr,
     ops::RangeInclusive,
     path::Path,
 };
@@ -126,12 +126,12 @@ impl Config {
     }
 
     /// The `kubernetes` Service's address: the range's first.
-    pub(crate) fn kubernetes_ip(&self) -> IpAddr {
+    pub(crate) fn kubernetes_ip(&self) -> Ipv4Addr {
         nth(self.service_cidr, 1)
     }
 
     /// The cluster DNS address: the range's tenth.
-    pub(crate) fn dns_ip(&self) -> IpAddr {
+    pub(crate) fn dns_ip(&self) -> Ipv4Addr {
         nth(self.service_cidr, 10)
     }
 
@@ -140,8 +140,8 @@ impl Config {
     }
 }
 
-fn nth(net: Ipv4Net, n: u32) -> IpAddr {
-    IpAddr::V4(Ipv4Addr::from(u32::from(net.network()) + n))
+fn nth(net: Ipv4Net, n: u32) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(net.network()) + n)
 }
 
 #[cfg(test)]

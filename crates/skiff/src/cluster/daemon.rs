@@ -172,7 +172,7 @@ async fn api_server(config: &Config, paths: &Paths, pki: &Pki) -> Result<Arc<Ser
     let api = skiff_apiserver::Config {
         service_cidrs: vec![IpNet::V4(config.service_cidr)],
         node_port_range: config.node_port_range(),
-        dns_ip: config.dns_ip(),
+        dns_ip: config.dns_ip().into(),
         domain: config.domain.clone(),
         node_tls: Some(NodeTls(Arc::new(pki.node_client_config()?))),
         ..skiff_apiserver::Config::new(&config.name, advertise, pki.service_account_key())

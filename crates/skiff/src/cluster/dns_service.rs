@@ -17,7 +17,7 @@ const NAMESPACE: &str = "kube-system";
 
 /// Makes both objects as they should be, whatever they were.
 pub(crate) async fn ensure(client: &Client, config: &Config) -> kube::Result<()> {
-    let service = service(config.dns_ip());
+    let service = service(config.dns_ip().into());
     let nodes: Vec<_> = (0..config.nodes).map(|n| (config.node_name(n), config.node_ip(n).into())).collect();
     let params = PatchParams::apply("skiff").force();
     Api::<Service>::namespaced(client.clone(), NAMESPACE).patch(NAME, &params, &Patch::Apply(service)).await?;

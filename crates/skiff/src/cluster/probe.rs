@@ -25,12 +25,12 @@ pub(crate) async fn answers(config: &Config, paths: &Paths) -> Result<()> {
     for number in 0..config.nodes {
         let name = config.node_name(number);
         let netns = paths.netns(&name);
-        let (dns, api) = ((config.dns_ip(), 53), (config.kubernetes_ip(), 443));
+        let (dns, api) = (SocketAddr::from((config.dns_ip(), 53)), SocketAddr::from((config.kubernetes_ip(), 443)));
         let domain = config.domain.clone();
         let asked = tokio::task::spawn_blocking(move || {
             netns::inside(&netns, || async {
-                patiently(|| dns_answers(dns.into(), &domain, api.0)).await?;
-                patiently(|| async { TcpStream::connect(SocketAddr::from(api)).await.map(drop) }).await
+                patiently(|| dns_answers(dns, &domain, api.ip())).await?;
+                patiently(|| async { TcpStream::connect(api).await.map(drop) }).await
             })
         });
         asked

@@ -104,6 +104,21 @@ fn belongs(proc: &Path, group: &str, run: &str) -> bool {
     shim || grouped()
 }
 
+/// The unpacked layers that running containers stand on. Each container's root is mounted in its own mount namespace.
+pub(crate) fn layers_in_use(config: &Config, paths: &Paths) -> io::Result<Vec<PathBuf>> {
+    let mut layers = vec![];
+    for pid in processes(config, paths)? {
+        // What cannot be read has ended meanwhile.
+        let table = fs::read_to_string(format!("/proc/{}/mountinfo", pid.as_raw_nonzero())).unwrap_or_default();
+        let lower = table.lines().filter_map(|l| l.split_once("lowerdir=")).map(|(_, rest)| rest);
+        let stacks = lower.map(|rest| rest.split(',').next().unwrap_or_default());
+        layers.extend(stacks.flat_map(|stack| stack.split(':')).map(PathBuf::from));
+    }
+    layers.sort();
+    layers.dedup();
+    Ok(layers)
+}
+
 /// Unmounts everything below the directories, the innermost first.
 fn unmount_below(dirs: &[&Path]) -> Result<usize> {
     let table = fs::read_to_string("/proc/self/mountinfo").context("/proc/self/mountinfo")?;

@@ -1,6 +1,6 @@
 //! `skiff image load|list|rm`: the image directory, which all nodes of the cluster share. The cluster need not run.
 
-use std::{io, process::ExitCode};
+use std::{io, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
@@ -8,6 +8,7 @@ use skiff_node::image::{Image as Stored, Images};
 
 use crate::{
     cli::{Image, Output, Which},
+    cluster::sweep,
     report,
 };
 
@@ -21,7 +22,10 @@ pub(crate) fn run(args: &Image) -> Result<ExitCode> {
             }
         }
         Image::List { which, output } => list(&open(which)?, *output)?,
-        Image::Rm { which, images } => remove(&open(which)?, images)?,
+        Image::Rm { which, images } => {
+            let (config, paths) = super::existing(which)?;
+            remove(&open(which)?, &sweep::layers_in_use(&config, &paths)?, images)?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -67,9 +71,9 @@ fn size(bytes: u64) -> String {
     format!("{:.1} MB", bytes as f64 / 1e6)
 }
 
-fn remove(images: &Images, names: &[String]) -> Result<()> {
+fn remove(images: &Images, used: &[PathBuf], names: &[String]) -> Result<()> {
     for name in names {
-        if !images.remove(name)? {
+        if !images.remove(name, used)? {
             bail!("there is no image {name:?}; `skiff image list` shows those that are");
         }
         super::print(&format!("Removed {name}\n"))?;

@@ -171,6 +171,7 @@ fn bridge_calls_no_iptables() -> io::Result<()> {
 async fn wire_node(node: &NodeLink) -> io::Result<()> {
     let handle = connect()?;
     set_up(&handle, "lo").await?;
+    address(&handle, "lo", node.dns).await?;
     set_up(&handle, NODE_LINK).await?;
     address(&handle, NODE_LINK, node.ip).await?;
     let default = RouteMessageBuilder::<Ipv4Addr>::new().gateway(node.gateway).build();

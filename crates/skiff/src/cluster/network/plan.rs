@@ -26,6 +26,8 @@ pub(crate) struct NodeLink {
     pub(crate) peer: String,
     pub(crate) ip: Ipv4Net,
     pub(crate) gateway: Ipv4Addr,
+    /// The cluster DNS address, which stands on the node's loopback device.
+    pub(crate) dns: Ipv4Net,
 }
 
 /// The node's own name for its link.
@@ -44,6 +46,7 @@ pub(crate) fn network(config: &Config, paths: &Paths) -> Network {
         peer: if several { format!("node{}", n + 1) } else { host_link.clone() },
         ip: with_prefix(config.node_ip(n)),
         gateway: config.host_ip(),
+        dns: Ipv4Net::new_assert(config.dns_ip(), 32),
     };
     Network {
         host_ip: with_prefix(config.host_ip()),
