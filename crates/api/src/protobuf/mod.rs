@@ -3,8 +3,9 @@
 //!
 //! The types come from the schemas; `fields.txt` adds what a schema does not know: the number of each field. A line is a
 //! message and its fields in order from 1; `-` is a number without a field, `+Type` a message whose fields stand in JSON among
-//! its parent's. Fields that a client newer than the table sends are passed over, as the reference does with fields it does
-//! not know.
+//! its parent's. Go sends fields that were never set as zeros, unless they are pointers: a `?` after a number or a truth says
+//! that zero means unset, a `!` after a text that even an empty one is a choice. Fields that a client newer than the table
+//! sends are passed over, as the reference does with fields it does not know.
 
 mod wire;
 
@@ -25,47 +26,6 @@ pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
 
 /// Messages in messages; JSON bodies have the same limit.
 const MAX_DEPTH: usize = 100;
-
-/// Numbers that Go sends although they are unset, and that mean unset when they are 0.
-const UNSET_WHEN_ZERO: &[&str] = &[
-    "availableReplicas",
-    "count",
-    "currentReplicas",
-    "failureThreshold",
-    "fullyLabeledReplicas",
-    "generation",
-    "healthCheckNodePort",
-    "hostPort",
-    "initialDelaySeconds",
-    "minReadySeconds",
-    "nodePort",
-    "numberAvailable",
-    "numberUnavailable",
-    "observedGeneration",
-    "periodSeconds",
-    "readyReplicas",
-    "signal",
-    "successThreshold",
-    "timeoutSeconds",
-    "unavailableReplicas",
-    "updatedNumberScheduled",
-    "updatedReplicas",
-];
-/// The same for truths that are false.
-const UNSET_WHEN_FALSE: &[&str] = &[
-    "hostIPC",
-    "hostNetwork",
-    "hostPID",
-    "paused",
-    "publishNotReadyAddresses",
-    "readOnly",
-    "stdin",
-    "stdinOnce",
-    "tty",
-    "unschedulable",
-];
-/// An empty string here is a choice.
-const MEANT_WHEN_EMPTY: &[&str] = &["storageClassName"];
 
 /// Why a body cannot be read; answered as a bad request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -145,12 +105,44 @@ fn type_of(api_version: &str, kind: &str) -> Option<Type> {
     stored.map(|r| r.schema).or_else(below)
 }
 
+/// A field of a message, as the table has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Entry {
+    /// No field has this number.
+    Free,
+    Inline(&'static str),
+    Named(&'static str, Zero),
+}
+
+/// What a zero that was sent means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Zero {
+    /// Nothing, where it is an empty text.
+    Usual,
+    Unset,
+    Meant,
+}
+
+impl Entry {
+    fn parse(text: &'static str) -> Entry {
+        let zeros = [('?', Zero::Unset), ('!', Zero::Meant)];
+        match (text, text.strip_prefix('+')) {
+            ("-", _) => Entry::Free,
+            (_, Some(message)) => Entry::Inline(message),
+            _ => {
+                let marked = zeros.iter().find_map(|(mark, zero)| Some(Entry::Named(text.strip_suffix(*mark)?, *zero)));
+                marked.unwrap_or(Entry::Named(text, Zero::Usual))
+            }
+        }
+    }
+}
+
 /// The fields of each message by its name without the common prefix.
-fn messages() -> &'static HashMap<&'static str, Vec<&'static str>> {
-    static MESSAGES: OnceLock<HashMap<&str, Vec<&str>>> = OnceLock::new();
+fn messages() -> &'static HashMap<&'static str, Vec<Entry>> {
+    static MESSAGES: OnceLock<HashMap<&str, Vec<Entry>>> = OnceLock::new();
     MESSAGES.get_or_init(|| {
-        let lines = include_str!("fields.txt").lines();
-        lines.filter_map(|l| l.split_once(' ').map(|(name, fields)| (name, fields.split(' ').collect()))).collect()
+        let lines = include_str!("fields.txt").lines().filter_map(|line| line.split_once(' '));
+        lines.map(|(name, fields)| (name, fields.split(' ').map(Entry::parse).collect())).collect()
     })
 }
 
@@ -181,15 +173,20 @@ impl Reader<'_> {
         if depth > MAX_DEPTH {
             return Err(Error::TooDeep);
         }
-        let names = messages().get(message).map(Vec::as_slice).unwrap_or_default();
+        let entries = messages().get(message).map(Vec::as_slice).unwrap_or_default();
         for field in Fields::of(bytes) {
             let (number, field) = field?;
-            let Some(name) = names.get(number as usize - 1).filter(|n| **n != "-") else { continue };
-            if let (Some(inline), Field::Bytes(below)) = (name.strip_prefix('+'), &field) {
-                let package = message.rsplit_once('.').map_or("", |(package, _)| package);
-                self.message(&format!("{package}.{inline}"), schema, below, depth + 1, out)?;
-            } else if let Ok(i) = schema.binary_search_by(|(n, _)| n.as_ref().cmp(name)) {
-                self.field(name, &schema[i].1, &field, depth, out)?;
+            match (entries.get(number as usize - 1), &field) {
+                (Some(Entry::Inline(inline)), Field::Bytes(below)) => {
+                    let package = message.rsplit_once('.').map_or("", |(package, _)| package);
+                    self.message(&format!("{package}.{inline}"), schema, below, depth + 1, out)?;
+                }
+                (Some(Entry::Named(name, zero)), _) => {
+                    if let Ok(i) = schema.binary_search_by(|(n, _)| n.as_ref().cmp(name)) {
+                        self.field((name, *zero), &schema[i].1, &field, depth, out)?;
+                    }
+                }
+                _ => {}
             }
         }
         Ok(())
@@ -197,7 +194,7 @@ impl Reader<'_> {
 
     fn field(
         &self,
-        name: &str,
+        (name, zero): (&str, Zero),
         node: &Node,
         field: &Field<'_>,
         depth: usize,
@@ -216,7 +213,7 @@ impl Reader<'_> {
             }
             node => {
                 let value = self.value(node, field, depth)?;
-                if !unset(name, &value) {
+                if !unset(zero, &value) {
                     out.insert(name.to_owned(), value);
                 }
             }
@@ -270,13 +267,13 @@ impl Reader<'_> {
     }
 }
 
-/// Go sends fields that were never set; these are left out as its JSON encoder leaves them out.
-fn unset(name: &str, value: &Value) -> bool {
+/// Left out, as Go's JSON encoder leaves it out.
+fn unset(zero: Zero, value: &Value) -> bool {
     match value {
         Value::Null => true,
-        Value::String(s) => s.is_empty() && !MEANT_WHEN_EMPTY.contains(&name),
-        Value::Number(n) => n.as_i64() == Some(0) && UNSET_WHEN_ZERO.contains(&name),
-        Value::Bool(false) => UNSET_WHEN_FALSE.contains(&name),
+        Value::String(s) => s.is_empty() && zero != Zero::Meant,
+        Value::Number(n) => n.as_i64() == Some(0) && zero == Zero::Unset,
+        Value::Bool(false) => zero == Zero::Unset,
         _ => false,
     }
 }

@@ -1,10 +1,11 @@
+use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
 use crate::schema;
 
 /// Writes messages by hand.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 struct Message(Vec<u8>);
 
 impl Message {
@@ -108,13 +109,81 @@ fn every_truncation_is_survived() {
     }
 }
 
+#[test]
+fn zeros_that_mean_something() {
+    let backend = m().below(4, m().text(1, "web").below(2, m().text(1, "http").number(2, 0)));
+    let spec = m().text(4, "").below(1, m().below(3, m()).below(4, m()));
+    let ingress = decode(&body("networking.k8s.io/v1", "Ingress", m().below(2, spec))).unwrap();
+    assert_eq!(ingress["spec"]["ingressClassName"], "");
+    let ingress = decode(&body("networking.k8s.io/v1", "Ingress", m().below(2, m().below(1, backend)))).unwrap();
+    assert_eq!(ingress["spec"]["defaultBackend"], json!({"service": {"name": "web", "port": {"name": "http"}}}));
+    let affinity = m().below(14, m().below(1, m().number(1, 0)));
+    let service = decode(&body("v1", "Service", m().below(2, affinity))).unwrap();
+    assert_eq!(service["spec"]["sessionAffinityConfig"], json!({"clientIP": {"timeoutSeconds": 0}}));
+    let token = decode(&body(
+        "authentication.k8s.io/v1",
+        "TokenRequest",
+        m().below(2, m().number(4, 600).below(3, m().text(1, "Pod").text(2, "v1").text(3, "p").text(4, "u-1"))),
+    ));
+    let bound = json!({"kind": "Pod", "apiVersion": "v1", "name": "p", "uid": "u-1"});
+    assert_eq!(token.unwrap()["spec"], json!({"boundObjectRef": bound, "expirationSeconds": 600}));
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_survived(kind in 0..RESOURCES.len(), raw in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let resource = &RESOURCES[kind];
+        let _ = decode(&raw);
+        let _ = decode(&body(&resource.api_version(), resource.kind, Message(raw)));
+    }
+
+    /// Well-formed fields with any numbers in any nesting get further in than mere noise.
+    #[test]
+    fn any_messages_are_survived(kind in 0..RESOURCES.len(), raw in messages_of_any_shape()) {
+        let resource = &RESOURCES[kind];
+        if let Ok(value) = decode(&body(&resource.api_version(), resource.kind, raw)) {
+            prop_assert_eq!(&value["kind"], resource.kind);
+        }
+    }
+}
+
+fn messages_of_any_shape() -> impl Strategy<Value = Message> {
+    let leaf = prop_oneof![
+        (1..30u64, any::<i64>()).prop_map(|(field, n)| m().number(field, n)),
+        (1..30u64, "[a-z0-9]{0,5}").prop_map(|(field, text)| m().text(field, &text)),
+    ];
+    leaf.prop_recursive(6, 64, 5, |below| {
+        proptest::collection::vec((1..30u64, below), 0..5)
+            .prop_map(|fields| fields.into_iter().fold(m(), |out, (field, below)| out.below(field, below)))
+    })
+}
+
+/// Every field of the table is one of its message's schema, so that a slip of the pen cannot lose what clients send.
+#[test]
+fn every_field_of_the_table_is_known() {
+    let mut checked = 0;
+    for r in RESOURCES {
+        compile::with(&r.schema, |table, _| {
+            for (message, entries) in messages() {
+                let Some(Node::Object(schema)) = table.find(&format!("io.k8s.{message}")) else { continue };
+                for entry in entries {
+                    let Entry::Named(name, _) = entry else { continue };
+                    assert!(schema.iter().any(|(n, _)| n.as_ref() == *name), "{message}.{name}");
+                    checked += 1;
+                }
+            }
+        });
+    }
+    assert!(checked > 1000, "{checked}");
+}
+
 /// The table names messages and fields that the schemas know.
 #[test]
 fn the_table_fits_the_schemas() {
     for r in RESOURCES {
         let name = (r.schema.name)();
         let fields = messages().get(name.trim_start_matches("io.k8s.")).unwrap_or_else(|| panic!("{name} is missing"));
-        assert_eq!(fields[0], "metadata", "{name}");
+        assert_eq!(fields[0], Entry::Named("metadata", Zero::Usual), "{name}");
         let sample = decode(&body(&r.api_version(), r.kind, m().below(1, m().text(1, "n")))).unwrap();
         assert_eq!(sample["metadata"], json!({"name": "n"}));
         assert_eq!(schema::check(r, &sample), []);
