@@ -24,9 +24,7 @@ async fn main() -> Result<(), Failure> {
     let listener = TcpListener::bind(address).await?;
     let address = listener.local_addr()?;
     let pki = Pki::load_or_create(&dir.join("pki"), &[address.ip().to_string()])?;
-    // Endpoints may not be loopback addresses: without nodes nobody in the cluster comes here, so any other will do.
-    let advertise = SocketAddr::from(([192, 0, 2, 1], address.port()));
-    let config = Config::new("example", advertise, pki.service_account_key());
+    let config = Config::new("example", address, pki.service_account_key());
     let server = Server::new(config, Arc::new(Memory::new())).await?;
     std::fs::write(dir.join("kubeconfig"), kubeconfig(&pki, address))?;
     let stop = CancellationToken::new();

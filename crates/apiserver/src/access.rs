@@ -2,6 +2,7 @@
 //! memory in step with the store.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::future::BoxFuture;
 use http::request::Parts;
@@ -24,6 +25,8 @@ pub(crate) struct Access {
     authenticator: Authenticator,
     authorizer: Authorizer,
     tokens: Arc<Tokens>,
+    /// The objects of the start are there: roles made of others follow those from now on.
+    aggregates: AtomicBool,
 }
 
 impl Access {
@@ -31,7 +34,8 @@ impl Access {
         let issuer = config.issuer();
         let tokens = Arc::new(Tokens::new(&config.service_account_key, &issuer, std::slice::from_ref(&issuer))?);
         let authenticator = Authenticator::new(tokens.clone(), Living(storage.clone()), config.anonymous);
-        let access = Access { authenticator, authorizer: Authorizer::default(), tokens };
+        let access =
+            Access { authenticator, authorizer: Authorizer::default(), tokens, aggregates: AtomicBool::new(false) };
         for plural in ["roles", "clusterroles", "rolebindings", "clusterrolebindings"] {
             let Some(resource) = resources::find(RBAC, "v1", plural) else { continue };
             let (all, _) =
@@ -51,6 +55,14 @@ impl Access {
 
     pub(crate) fn authenticator(&self) -> &Authenticator {
         &self.authenticator
+    }
+
+    pub(crate) fn aggregates(&self) -> bool {
+        self.aggregates.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn begin_aggregation(&self) {
+        self.aggregates.store(true, Ordering::Release);
     }
 
     /// A role or binding was written.

@@ -5,16 +5,18 @@ use skiff_api::resources;
 use skiff_store::{Error, Expect};
 
 use crate::call::Call;
-use crate::object;
+use crate::{aggregation, object};
 
 /// Rights work from the moment their write is answered.
-pub(crate) fn write(call: &Call, value: &Value) {
+pub(crate) async fn write(call: &Call, value: &Value) {
     call.server.access.learn(call.resource(), value);
+    aggregation::follow(call).await;
 }
 
 /// A Service takes its Endpoints along. A failure is the controller's to repair, so it is only logged.
 pub(crate) async fn delete(call: &Call, value: &Value) {
     call.server.access.forget(call.resource(), value);
+    aggregation::follow(call).await;
     if call.resource().id() != ("", "services") {
         return;
     }

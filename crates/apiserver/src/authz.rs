@@ -88,6 +88,11 @@ impl Authorizer {
         self.read(|policy| policy.cluster_role_rules(name))
     }
 
+    /// The ClusterRoles made of others that do not show the rules of those as they are now.
+    pub fn outdated(&self) -> Vec<String> {
+        self.read(Policy::outdated)
+    }
+
     /// Which of the rules the user may not grant, having less himself: the check on writes of roles. Empty: none.
     pub fn escalates(&self, user: &Identity, namespace: &str, rules: &[PolicyRule]) -> Vec<PolicyRule> {
         self.read(|policy| policy.escalates(user, namespace, rules))

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::future::{BoxFuture, try_join_all};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use skiff_api::identity::Identity;
@@ -11,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::call::Call;
 use crate::verbs::write::{self, How};
-use crate::{Config, Error, Result, Server, bootstrap, object};
+use crate::{Config, Error, Result, Server, aggregation, bootstrap, object};
 
 const EVERY: Duration = Duration::from_secs(10);
 
@@ -24,6 +25,12 @@ fn objects(config: &Config) -> Vec<Value> {
     };
     let (ip, port) = (config.advertise.ip().to_string(), config.advertise.port());
     let family = if config.advertise.is_ipv4() { "IPv4" } else { "IPv6" };
+    let ports = json!([{"name": "https", "port": port, "protocol": "TCP"}]);
+    let (mut subsets, mut endpoints) = (json!([]), json!([]));
+    if reachable(config) {
+        subsets = json!([{"addresses": [{"ip": ip}], "ports": ports}]);
+        endpoints = json!([{"addresses": [ip], "conditions": {"ready": true}}]);
+    }
     vec![
         json!({"kind": "Service", "apiVersion": "v1",
             "metadata": meta(json!({"component": "apiserver", "provider": "kubernetes"})),
@@ -31,12 +38,12 @@ fn objects(config: &Config) -> Vec<Value> {
                 "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": port}]}}),
         json!({"kind": "Endpoints", "apiVersion": "v1",
             "metadata": meta(json!({"endpointslice.kubernetes.io/skip-mirror": "true"})),
-            "subsets": [{"addresses": [{"ip": ip}], "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}]}),
+            "subsets": subsets}),
         json!({"kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1",
             "metadata": meta(json!({"kubernetes.io/service-name": "kubernetes"})),
             "addressType": family,
-            "endpoints": [{"addresses": [ip], "conditions": {"ready": true}}],
-            "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}),
+            "endpoints": endpoints,
+            "ports": ports}),
     ]
 }
 
@@ -45,12 +52,24 @@ fn first_ip(config: &Config) -> String {
     config.service_cidrs.first().and_then(|c| c.hosts().next()).map(|ip| ip.to_string()).unwrap_or_default()
 }
 
+/// Pods reach no address of the host's own loopback: a server that has no other is one without endpoints.
+fn reachable(config: &Config) -> bool {
+    let ip = config.advertise.ip();
+    !ip.is_loopback() && !ip.is_unspecified()
+}
+
 pub(crate) async fn reconcile(server: &Arc<Server>) -> Result<(), Error> {
-    for wanted in objects(&server.config) {
+    together(objects(&server.config), |wanted| Box::pin(ensure(server, wanted))).await
+}
+
+/// All at once, so that the store makes them durable in one go; the first failure ends it.
+async fn together<'a>(objects: Vec<Value>, write: impl Fn(Value) -> BoxFuture<'a, Result<()>>) -> Result<(), Error> {
+    let named = objects.into_iter().map(|wanted| {
         let what = format!("{} {}", wanted["kind"].as_str().unwrap_or_default(), object::name(&wanted));
-        ensure(server, wanted).await.map_err(|status| Error::Bootstrap { what, status })?;
-    }
-    Ok(())
+        let written = write(wanted);
+        async move { written.await.map_err(|status| Error::Bootstrap { what, status }) }
+    });
+    try_join_all(named).await.map(|_| ())
 }
 
 /// Every ten seconds, as others may change or delete them.
@@ -70,10 +89,10 @@ pub(crate) async fn keep(server: Arc<Server>, stop: CancellationToken) {
 
 /// The objects of every cluster, at the start: made when missing, given what a newer version adds.
 pub(crate) async fn bootstrap(server: &Arc<Server>) -> Result<(), Error> {
-    for wanted in bootstrap::objects() {
-        let what = format!("{} {}", wanted["kind"].as_str().unwrap_or_default(), object::name(&wanted));
-        start_with(server, wanted).await.map_err(|status| Error::Bootstrap { what, status })?;
-    }
+    let (namespaces, others) = bootstrap::objects().into_iter().partition(|o| o["kind"] == "Namespace");
+    together(namespaces, |wanted| Box::pin(start_with(server, wanted))).await?;
+    together(others, |wanted| Box::pin(start_with(server, wanted))).await?;
+    aggregation::begin(server).await;
     Ok(())
 }
 

@@ -12,6 +12,7 @@ pub mod pki;
 mod access;
 mod admission;
 mod after;
+mod aggregation;
 mod call;
 mod config;
 mod decode;

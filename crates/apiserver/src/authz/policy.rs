@@ -219,6 +219,12 @@ impl Policy {
         rights.map_or_else(Vec::new, |rights| self.effective(rights).into_iter().cloned().collect())
     }
 
+    pub fn outdated(&self) -> Vec<String> {
+        let made = self.cluster_roles.iter().filter(|(_, rights)| rights.aggregates.is_some());
+        let outdated = made.filter(|(_, rights)| !self.effective(rights).into_iter().eq(&rights.rules));
+        outdated.map(|(name, _)| name.clone()).collect()
+    }
+
     pub fn bound_rules(&self, namespace: &str, role_kind: &str, role_name: &str) -> Vec<PolicyRule> {
         let role = RoleRef { kind: role_kind.into(), name: role_name.into(), ..RoleRef::default() };
         self.rules_of(&role, namespace).into_iter().flatten().cloned().collect()

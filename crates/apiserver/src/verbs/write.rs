@@ -67,7 +67,7 @@ async fn create_tracked(call: &Call, mut value: Value, track: bool) -> Result<Wr
     match call.storage().put(&key, value, Expect::Absent).await {
         Ok(object) => {
             held.keep();
-            after::write(call, &object.value);
+            after::write(call, &object.value).await;
             Ok(Written::Created(object.value))
         }
         Err(Miss::Lost) => Err(exists(call, &name).await),
@@ -202,7 +202,7 @@ async fn commit(call: &Call, how: &How<'_>, current: &Object, wanted: Value) -> 
     }
     let written = call.storage().put(&key, next, Expect::Rev(current.rev)).await?;
     held.keep();
-    after::write(call, &written.value);
+    after::write(call, &written.value).await;
     Ok(written.value)
 }
 
