@@ -189,3 +189,26 @@ fn the_table_fits_the_schemas() {
         assert_eq!(schema::check(r, &sample), []);
     }
 }
+
+/// What kubectl sent for `kubectl create …`, and what the same command prints with `--dry-run=client -o json`.
+#[test]
+fn bodies_of_kubectl() {
+    macro_rules! captured {
+        ($($name:literal)*) => {
+            [$(($name,
+                include_bytes!(concat!("testdata/", $name, ".bin")).as_slice(),
+                include_str!(concat!("testdata/", $name, ".json")))),*]
+        };
+    }
+    let all = captured![
+        "clusterrole" "cronjob" "deployment" "disruptionbudget" "headless" "ingress" "priorityclass" "quota" "role"
+        "rolebinding" "secret" "service" "serviceaccount"
+    ];
+    for (name, body, printed) in all {
+        let printed: Value = serde_json::from_str(printed).unwrap();
+        assert_eq!(decode(body).unwrap(), printed, "{name}");
+        for end in 0..body.len() {
+            let _ = decode(&body[..end]);
+        }
+    }
+}
