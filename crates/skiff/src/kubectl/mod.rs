@@ -1,7 +1,85 @@
-//! The kubectl verbs.
+//! kubectl, built in. Reads the command line as kubectl does, asks the API server as any client would, and prints what
+//! kubectl prints, so that the documents people follow hold without installing anything.
+
+mod apply;
+mod create;
+mod delete;
+mod dryrun;
+mod error;
+mod exec;
+mod flags;
+mod get;
+mod jsonpath;
+mod kinds;
+mod logs;
+mod manifest;
+mod output;
+mod pods;
+mod session;
+mod table;
+mod targets;
+mod text;
+mod verbs;
+mod yaml;
 
 use std::process::ExitCode;
 
-pub(crate) fn main(_args: &[String]) -> ExitCode {
-    ExitCode::FAILURE
+use error::{Error, Result};
+use flags::Args;
+use session::Session;
+use verbs::Verb;
+
+/// `args`: what stands after the program's name (or after `skiff kubectl`).
+pub(crate) fn main(args: &[String]) -> ExitCode {
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            text::note(&error.report());
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn run(args: &[String]) -> Result<()> {
+    let words = flags::leading_words(args);
+    let word = |at: usize| words.get(at).map(|&at| args[at].as_str());
+    let Some(first) = word(0) else { return text::emit(&verbs::overview()) };
+    if first == "help" {
+        return match word(1).and_then(|second| verbs::find(second, None)) {
+            Some((verb, _)) => text::emit(&verbs::help(verb)),
+            None => text::emit(&verbs::overview()),
+        };
+    }
+    let Some((verb, used)) = verbs::find(first, word(1)) else {
+        return match verbs::group(first) {
+            Some(group) => text::emit(&group),
+            None => Err(Error::Plain(format!("unknown command {first:?} for \"kubectl\""))),
+        };
+    };
+    let rest: Vec<String> =
+        args.iter().enumerate().filter(|(at, _)| !words[..used].contains(at)).map(|(_, a)| a.clone()).collect();
+    let args = flags::parse(&rest, verb.flags).map_err(|e| usage(verb, e))?;
+    if args.on("help") {
+        return text::emit(&verbs::help(verb));
+    }
+    perform(verb, &args)
+}
+
+fn usage(verb: &Verb, error: Error) -> Error {
+    Error::Plain(format!("{error}\nSee 'kubectl {} --help' for usage.", verb.name()))
+}
+
+fn perform(verb: &Verb, args: &Args) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| Error::Plain(format!("cannot start: {e}")))?;
+    let ended = runtime.block_on(verbs::run(verb, args, called_as_skiff()));
+    // A read of standard input cannot be interrupted; it must not hold up the end.
+    runtime.shutdown_background();
+    ended
+}
+
+/// Whether this is `skiff kubectl`, which looks for skiff's own cluster first.
+fn called_as_skiff() -> bool {
+    let name = std::env::args().next().unwrap_or_default();
+    !name.rsplit('/').next().unwrap_or_default().starts_with("kubectl")
 }
