@@ -50,22 +50,26 @@ impl Layer {
     pub fn files(files: &[(&str, u32, &[u8])], links: &[(&str, &str)]) -> io::Result<Self> {
         let mut tar = tar::Builder::new(Vec::new());
         for (path, target) in links {
-            let mut header = tar::Header::new_gnu();
+            let mut header = header(0, 0o777);
             header.set_entry_type(tar::EntryType::Symlink);
-            header.set_size(0);
-            header.set_mode(0o777);
-            header.set_mtime(0);
             tar.append_link(&mut header, path, target)?;
         }
         for (path, mode, content) in files {
-            let mut header = tar::Header::new_gnu();
-            header.set_size(content.len() as u64);
-            header.set_mode(*mode);
-            header.set_mtime(0);
-            tar.append_data(&mut header, path, *content)?;
+            tar.append_data(&mut header(content.len(), *mode), path, *content)?;
         }
         Ok(Layer::of(tar.into_inner()?))
     }
+}
+
+/// Every numeric field is filled: what is left empty is no number to those who read it.
+fn header(size: usize, mode: u32) -> tar::Header {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(size as u64);
+    header.set_mode(mode);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    header
 }
 
 /// The documents of one image: its configuration and its manifest, as bytes.
