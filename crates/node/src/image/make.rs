@@ -33,7 +33,8 @@ pub fn digest(bytes: &[u8]) -> String {
 }
 
 impl Layer {
-    fn of(bytes: Vec<u8>) -> Self {
+    /// A layer that is a tar file already.
+    pub fn of(bytes: Vec<u8>) -> Self {
         Layer { digest: digest(&bytes), bytes }
     }
 

@@ -3,11 +3,12 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
     sync::OnceLock,
 };
 
 use skiff_node::image::make::{Layer, Recipe, archive, digest, documents};
-use skiff_testkit::{debian, registry::Registry};
+use skiff_testkit::{debian, registry::Registry, tools::run};
 
 const PACKAGES: [&str; 11] = [
     "nodejs", "curl", "wget", "busybox", "telnet", "netcat-openbsd", "iputils-ping", "dash", "coreutils", "ca-certificates",
@@ -17,7 +18,7 @@ const PACKAGES: [&str; 11] = [
 const NGINX_CONF: &str = "user root;\nerror_log /dev/stderr;\nevents {}\nhttp {\n  access_log /dev/stdout;\n  \
     include /etc/nginx/mime.types;\n  server { listen 80; root /usr/share/nginx/html; }\n}\n";
 
-pub struct Samples {
+pub(crate) struct Samples {
     base: Layer,
     apps: Layer,
 }
@@ -26,30 +27,26 @@ const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin
 
 impl Samples {
     /// Made at the first call.
-    pub fn get() -> &'static Samples {
+    pub(crate) fn get() -> &'static Samples {
         static MADE: OnceLock<Samples> = OnceLock::new();
         MADE.get_or_init(|| Samples::make().expect("sample images"))
     }
 
     fn make() -> Result<Samples, String> {
-        let tmp = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        let dir = tempfile::tempdir_in(tmp).map_err(|e| e.to_string())?;
-        let root = dir.path().join("root");
-        debian::unpack(&PACKAGES, &dir.path().join("packages"), &root)?;
-        for unneeded in ["usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info"] {
-            // What is not there need not be removed.
-            let _ = fs::remove_dir_all(root.join(unneeded));
+        let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("samples-{}.tar", PACKAGES.len()));
+        if !kept.exists() {
+            keep(&kept)?;
         }
-        let base = Layer::directory(&root).map_err(|e| e.to_string())?;
+        let base = Layer::of(fs::read(&kept).map_err(|e| format!("{}: {e}", kept.display()))?);
         Ok(Samples { base, apps: applications()? })
     }
 
-    pub fn image<'a>(&'a self, name: &'a str, program: &'a str) -> Recipe<'a> {
+    pub(crate) fn image<'a>(&'a self, name: &'a str, program: &'a str) -> Recipe<'a> {
         Recipe { name, layers: vec![&self.base, &self.apps], env: vec![PATH], cmd: vec!["node", program], working_dir: "/app" }
     }
 
     /// Pushes the image to the registry; its full name comes back.
-    pub fn push(&self, recipe: &Recipe<'_>, registry: &Registry, repository: &str, tag: &str, dir: &Path) -> String {
+    pub(crate) fn push(&self, recipe: &Recipe<'_>, registry: &Registry, repository: &str, tag: &str, dir: &Path) -> String {
         let (config, manifest) = documents(recipe);
         let config_digest = digest(&config);
         let layers = recipe.layers.iter().map(|l| (l.digest.as_str(), l.bytes.as_slice()));
@@ -58,7 +55,7 @@ impl Samples {
     }
 
     /// An archive of ms-hello, both multcont images and nginx; ms-bye comes from a registry.
-    pub fn archive(&self, dir: &Path) -> PathBuf {
+    pub(crate) fn archive(&self, dir: &Path) -> PathBuf {
         let nginx = Recipe { cmd: vec!["nginx", "-g", "daemon off;"], ..self.image("docker.io/library/nginx:latest", "") };
         let images = [
             self.image("skiff.local/ms-hello:v4", "ms-hello.js"),
@@ -71,6 +68,21 @@ impl Samples {
         archive(&path, &images).expect("an archive");
         path
     }
+}
+
+/// Makes the base layer; it appears under its name only when it is whole.
+fn keep(path: &Path) -> Result<(), String> {
+    let said = |e: std::io::Error| format!("{}: {e}", path.display());
+    let dir = tempfile::tempdir_in(path.parent().expect("a directory")).map_err(said)?;
+    let root = dir.path().join("root");
+    debian::unpack(&PACKAGES, &dir.path().join("packages"), &root)?;
+    for unneeded in ["usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info"] {
+        // What is not there need not be removed.
+        let _ = fs::remove_dir_all(root.join(unneeded));
+    }
+    let tar = dir.path().join("layer.tar");
+    run(Command::new("tar").arg("-cf").arg(&tar).arg("-C").arg(&root).args(["--sort=name", "--numeric-owner", "."]))?;
+    fs::rename(tar, path).map_err(said)
 }
 
 fn applications() -> Result<Layer, String> {
@@ -86,7 +98,7 @@ fn applications() -> Result<Layer, String> {
     Layer::files(&listed, &[]).map_err(|e| e.to_string())
 }
 
-pub fn manifest(name: &str) -> String {
+pub(crate) fn manifest(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../demo/manifests").join(name);
     fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }

@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
-pub mod images;
+pub(crate) mod images;
 
 use std::{
     path::PathBuf,
@@ -11,80 +11,80 @@ use std::{
     time::{Duration, Instant},
 };
 
-pub const SKIFF: &str = env!("CARGO_BIN_EXE_skiff");
+pub(crate) const SKIFF: &str = env!("CARGO_BIN_EXE_skiff");
 
 /// Which kubectl is the judge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kubectl {
+pub(crate) enum Kubectl {
     Stock,
     BuiltIn,
 }
 
-pub struct Cluster {
+pub(crate) struct Cluster {
     root: tempfile::TempDir,
-    pub name: String,
+    pub(crate) name: String,
 }
 
 impl Cluster {
     /// Names a cluster; nothing is started. Test processes run side by side, and threads in them.
-    pub fn named(prefix: &str) -> Self {
+    pub(crate) fn named(prefix: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("{prefix}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         Cluster { root: tempfile::tempdir().expect("a temporary directory"), name }
     }
 
-    pub fn up(prefix: &str, args: &[&str]) -> Self {
+    pub(crate) fn up(prefix: &str, args: &[&str]) -> Self {
         let cluster = Cluster::named(prefix);
         cluster.start(args);
         cluster
     }
 
-    pub fn start(&self, args: &[&str]) {
+    pub(crate) fn start(&self, args: &[&str]) {
         let output = self.skiff(&[&["up", "--name", &self.name], args].concat());
         assert!(output.status.success(), "up: {}\n{}", text(&output.stderr), self.log());
     }
 
     /// The daemon's log, for a failure's message.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.data().join("server.log")).unwrap_or_default()
     }
 
-    pub fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.root.path().join("lib").join(&self.name)
     }
 
-    pub fn run_dir(&self) -> PathBuf {
+    pub(crate) fn run_dir(&self) -> PathBuf {
         self.root.path().join("run").join(&self.name)
     }
 
-    pub fn kubeconfig(&self) -> PathBuf {
+    pub(crate) fn kubeconfig(&self) -> PathBuf {
         self.data().join("kubeconfig")
     }
 
-    pub fn skiff(&self, args: &[&str]) -> Output {
+    pub(crate) fn skiff(&self, args: &[&str]) -> Output {
         self.command(SKIFF).args(args).output().expect("skiff runs")
     }
 
-    pub fn skiff_ok(&self, args: &[&str]) -> String {
+    pub(crate) fn skiff_ok(&self, args: &[&str]) -> String {
         let output = self.skiff(args);
         assert!(output.status.success(), "skiff {args:?}: {}{}", text(&output.stdout), text(&output.stderr));
         text(&output.stdout)
     }
 
     /// A command in the cluster's surroundings.
-    pub fn command(&self, program: &str) -> Command {
+    pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command.env("SKIFF_ROOT", self.root.path()).env("SKIFF_CLUSTER", &self.name);
         command.env("KUBECONFIG", self.kubeconfig()).env("HOME", self.root.path());
         command
     }
 
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         let pid = std::fs::read_to_string(self.run_dir().join("server.pid")).expect("the daemon's pid");
         pid.trim().parse().expect("a number")
     }
 
-    pub fn kubectl(&self, kind: Kubectl) -> Client<'_> {
+    pub(crate) fn kubectl(&self, kind: Kubectl) -> Client<'_> {
         Client { cluster: self, kind }
     }
 }
@@ -105,13 +105,13 @@ impl Drop for Cluster {
 
 /// kubectl against the cluster.
 #[derive(Clone, Copy)]
-pub struct Client<'a> {
-    pub cluster: &'a Cluster,
-    pub kind: Kubectl,
+pub(crate) struct Client<'a> {
+    pub(crate) cluster: &'a Cluster,
+    pub(crate) kind: Kubectl,
 }
 
 impl Client<'_> {
-    pub fn command(&self, args: &[&str]) -> Command {
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
         match self.kind {
             Kubectl::Stock => {
                 let mut command = self.cluster.command("kubectl");
@@ -126,12 +126,12 @@ impl Client<'_> {
         }
     }
 
-    pub fn run(&self, args: &[&str]) -> Output {
+    pub(crate) fn run(&self, args: &[&str]) -> Output {
         self.command(args).output().expect("kubectl runs")
     }
 
     /// What it printed; a failure of the test when it failed.
-    pub fn ok(&self, args: &[&str]) -> String {
+    pub(crate) fn ok(&self, args: &[&str]) -> String {
         let output = self.run(args);
         let shown = || format!("{:?} kubectl {args:?}: {}\n{}{}", self.kind, output.status, text(&output.stdout), text(&output.stderr));
         assert!(output.status.success(), "{}", shown());
@@ -139,20 +139,20 @@ impl Client<'_> {
     }
 
     /// What it said on standard error; a failure of the test when it succeeded.
-    pub fn fails(&self, args: &[&str]) -> String {
+    pub(crate) fn fails(&self, args: &[&str]) -> String {
         let output = self.run(args);
         assert!(!output.status.success(), "{:?} kubectl {args:?} succeeded: {}", self.kind, text(&output.stdout));
         text(&output.stderr)
     }
 
     /// `kubectl apply -f -`
-    pub fn apply(&self, manifest: &str) -> String {
+    pub(crate) fn apply(&self, manifest: &str) -> String {
         let output = self.feed(&["apply", "-f", "-"], manifest);
         assert!(output.status.success(), "apply: {}\n{manifest}", text(&output.stderr));
         text(&output.stdout)
     }
 
-    pub fn feed(&self, args: &[&str], input: &str) -> Output {
+    pub(crate) fn feed(&self, args: &[&str], input: &str) -> Output {
         use std::io::Write;
         let mut command = self.command(args);
         let pipe = std::process::Stdio::piped;
@@ -161,28 +161,28 @@ impl Client<'_> {
         child.wait_with_output().expect("kubectl ends")
     }
 
-    pub fn jsonpath(&self, what: &[&str], path: &str) -> String {
+    pub(crate) fn jsonpath(&self, what: &[&str], path: &str) -> String {
         self.ok(&[&["get"], what, &["-o", &format!("jsonpath={path}")]].concat())
     }
 
     /// Runs a command in a pod.
-    pub fn exec(&self, pod: &str, command: &[&str]) -> String {
+    pub(crate) fn exec(&self, pod: &str, command: &[&str]) -> String {
         self.ok(&[&["exec", pod, "--"], command].concat())
     }
 
-    pub fn try_exec(&self, pod: &str, command: &[&str]) -> Output {
+    pub(crate) fn try_exec(&self, pod: &str, command: &[&str]) -> Output {
         self.run(&[&["exec", pod, "--"], command].concat())
     }
 
     /// Names of the pods with a label that are not on their way out.
-    pub fn pods(&self, selector: &str) -> Vec<String> {
+    pub(crate) fn pods(&self, selector: &str) -> Vec<String> {
         let template = "{range .items[*]}{.metadata.name} {.metadata.deletionTimestamp}{\"\\n\"}{end}";
         let listed = self.jsonpath(&["pods", "-l", selector], template);
         listed.lines().filter_map(|l| l.trim_end().split_once(' ').map_or(Some(l.trim()), |_| None)).map(str::to_owned).collect()
     }
 
     /// Waits until so many pods with the label are ready, and no others are there.
-    pub fn ready(&self, selector: &str, count: usize) -> Vec<String> {
+    pub(crate) fn ready(&self, selector: &str, count: usize) -> Vec<String> {
         let path = "{range .items[*]}{.status.conditions[?(@.type=='Ready')].status}{\"\\n\"}{end}";
         eventually(&format!("{count} ready pods with {selector}"), || {
             let ready = self.jsonpath(&["pods", "-l", selector], path);
@@ -192,12 +192,12 @@ impl Client<'_> {
         })
     }
 
-    pub fn cluster_ip(&self, service: &str) -> String {
+    pub(crate) fn cluster_ip(&self, service: &str) -> String {
         self.jsonpath(&["svc", service], "{.spec.clusterIP}")
     }
 
     /// The addresses in the Service's Endpoints, sorted.
-    pub fn endpoints(&self, service: &str) -> Vec<String> {
+    pub(crate) fn endpoints(&self, service: &str) -> Vec<String> {
         let listed = self.jsonpath(&["endpoints", service], "{.subsets[*].addresses[*].ip}");
         let mut ips: Vec<String> = listed.split_whitespace().map(str::to_owned).collect();
         ips.sort();
@@ -205,12 +205,12 @@ impl Client<'_> {
     }
 }
 
-pub fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
 /// Asks until there is an answer, for at most a minute; what stood in the way is the failure's message.
-pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Result<T, String>) -> T {
+pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Result<T, String>) -> T {
     let end = Instant::now() + Duration::from_secs(60);
     loop {
         match ask() {
