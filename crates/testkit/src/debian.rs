@@ -12,6 +12,9 @@ use crate::tools::run;
 /// Packages of a base system that no sample needs at run time: their closure would be half of Debian.
 const LEFT_OUT: [&str; 6] = ["debconf", "cdebconf", "perl-base", "dpkg", "install-info", "init-system-helpers"];
 
+/// As on a machine where nothing is installed: what is, may come from elsewhere than Debian.
+const CLEAN: [&str; 4] = ["-o", "Dir::State::status=/dev/null", "-o", "Dir::Cache::pkgcache="];
+
 /// Unpacks the packages with everything that they depend on into `root`. Downloads are kept in `cache`.
 pub fn unpack(packages: &[&str], cache: &Path, root: &Path) -> Result<(), String> {
     let made = |path: &Path| fs::create_dir_all(path).map_err(|e| format!("{}: {e}", path.display()));
@@ -43,7 +46,7 @@ pub fn unpack(packages: &[&str], cache: &Path, root: &Path) -> Result<(), String
 /// The packages and what they depend on, by name.
 fn closure(packages: &[&str]) -> Result<BTreeSet<String>, String> {
     let quiet = ["recommends", "suggests", "conflicts", "breaks", "replaces", "enhances"].map(|w| format!("--no-{w}"));
-    let listed = run(Command::new("apt-cache").args(["depends", "--recurse"]).args(quiet).args(packages))?;
+    let listed = run(Command::new("apt-cache").args(CLEAN).args(["depends", "--recurse"]).args(quiet).args(packages))?;
     let name = |line: &str| -> Option<String> {
         let plain = !line.starts_with([' ', '<', '|']) && !line.contains(':');
         (plain && !LEFT_OUT.contains(&line)).then(|| line.trim().to_owned())
@@ -52,17 +55,9 @@ fn closure(packages: &[&str]) -> Result<BTreeSet<String>, String> {
 }
 
 fn download(packages: &BTreeSet<String>, cache: &Path) -> Result<Vec<PathBuf>, String> {
-    let pinned: Vec<String> = packages.iter().filter_map(|p| newest(p).map(|v| format!("{p}={v}"))).collect();
-    run(Command::new("apt-get").arg("download").args(&pinned).current_dir(cache))?;
+    run(Command::new("apt-get").args(CLEAN).arg("download").args(packages).current_dir(cache))?;
     let wanted = |file: &str| packages.iter().any(|p| file.starts_with(&format!("{p}_")));
     let entries = fs::read_dir(cache).map_err(|e| format!("{}: {e}", cache.display()))?;
     let files = entries.flatten().map(|e| e.path());
     Ok(files.filter(|f| f.file_name().and_then(|n| n.to_str()).is_some_and(wanted)).collect())
-}
-
-/// The newest version that an archive has (a locally installed one may come from elsewhere); None for virtual packages.
-fn newest(package: &str) -> Option<String> {
-    let table = run(Command::new("apt-cache").args(["madison", package])).ok()?;
-    let line = table.lines().find(|l| l.contains("Packages"))?;
-    Some(line.split('|').nth(1)?.trim().to_owned())
 }
