@@ -95,7 +95,7 @@ fn applications() -> Result<Layer, String> {
     files.sort();
     files.push(("etc/nginx/nginx.conf".into(), NGINX_CONF.into()));
     let listed: Vec<_> = files.iter().map(|(name, content)| (name.as_str(), 0o644, content.as_slice())).collect();
-    Layer::files(&listed, &[]).map_err(|e| e.to_string())
+    Layer::files(&listed, &[("usr/bin/telnet", "inetutils-telnet"), ("usr/bin/nc", "nc.openbsd")]).map_err(|e| e.to_string())
 }
 
 pub(crate) fn manifest(name: &str) -> String {
