@@ -10,14 +10,13 @@ use std::{
 
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 use skiff_node::network::{Attachment, Network};
+use skiff_testkit::tools;
 
 fn privileged() -> bool {
-    let root = rustix::process::geteuid().is_root();
-    if !root {
-        assert!(std::env::var_os("SKIFF_TEST_ALL").is_none(), "SKIFF_TEST_ALL is set and this test needs root");
-        eprintln!("SKIPPED: network namespaces need root");
+    if !tools::is_root() {
+        tools::skip("network namespaces need root");
     }
-    root
+    tools::is_root()
 }
 
 /// On a thread of its own, in a fresh network namespace.

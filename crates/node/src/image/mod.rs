@@ -4,12 +4,12 @@
 //! reference. Writers hold a file lock; everything appears by an atomic rename, so a crash leaves only work to redo.
 
 mod archive;
-
 mod layer;
 pub mod make;
 mod pull;
 mod reference;
 mod registry;
+mod scratch;
 mod store;
 
 use std::{
@@ -112,6 +112,9 @@ pub enum Error {
 pub enum PullError {
     #[error("failed to pull image {image:?}: {reason}")]
     Registry { image: String, reason: String },
+    /// There was no connection: no network, no name server, nobody listening. An image that is here already may do.
+    #[error("failed to pull image {image:?}: {reason}")]
+    Unreachable { image: String, reason: String },
     #[error(transparent)]
     Store(#[from] Error),
 }

@@ -1,7 +1,6 @@
 //! From a registry into the store: manifest, configuration, then the layers that are not here yet.
 
 use std::{
-    fs,
     fs::File,
     io::Write,
     path::Path,
@@ -19,6 +18,7 @@ use super::{
     Auth, Error, Image, Options, Progress, PullError, Reference,
     archive::{choose, digest},
     registry::Client,
+    scratch::Scratch,
     store::{Store, digest_of, disk, parse_config},
 };
 
@@ -45,12 +45,14 @@ pub(super) async fn pull(store: &Store, options: &Options, name: &str, auth: Opt
     let reference = Reference::parse(name)?;
     let failed = |reason| PullError::Registry { image: reference.to_string(), reason };
     let client = Client::new(options, &reference, auth);
-    let remote = describe(&client, &reference).await.map_err(failed)?;
+    let remote = describe(&client, &reference).await.map_err(|reason| match client.reached() {
+        true => failed(reason),
+        false => PullError::Unreachable { image: reference.to_string(), reason },
+    })?;
     let missing: Vec<&Layer> = remote.layers.iter().filter(|l| !store.has_layer(&l.diff_id)).collect();
     let (total, done) = (missing.iter().map(|l| l.size).sum(), AtomicU64::new(0));
     let count = |bytes: u64| progress(done.fetch_add(bytes, Ordering::Relaxed) + bytes, total);
-    // Not in the store's own place for partial files: that is emptied by whoever takes the lock.
-    let scratch = tempfile::tempdir_in(&store.dir).map_err(|e| disk("create a directory in", &store.dir, e))?;
+    let scratch = Scratch::new(&store.dir).map_err(|e| disk("create a directory in", &store.dir, e))?;
     // Boxed one by one: as an iterator's closure the whole would not be `Send`.
     let mut fetches: Vec<BoxFuture<'_, Result<(), String>>> = vec![];
     for layer in missing {
@@ -128,13 +130,13 @@ async fn fetch_once(client: &Client<'_>, layer: &Layer, file: &Path, timeout: Du
 }
 
 /// Unpacks what was fetched and gives the image its name. Disk work, away from the agent's thread.
-async fn add(store: &Store, limit: u64, scratch: tempfile::TempDir, remote: Remote, reference: Reference) -> Result<(), Error> {
+async fn add(store: &Store, limit: u64, scratch: Scratch, remote: Remote, reference: Reference) -> Result<(), Error> {
     let store = Store { dir: store.dir.clone() };
     let work = move || {
         let lock = store.lock()?;
         for layer in remote.layers.iter().filter(|l| !store.has_layer(&l.diff_id)) {
             let path = scratch.path().join(layer.digest.replace(':', "-"));
-            let file = fs::File::open(&path).map_err(|e| disk("open", &path, e))?;
+            let file = File::open(&path).map_err(|e| disk("open", &path, e))?;
             store.add_layer(&lock, &layer.diff_id, Some(&layer.digest), file, limit)?;
         }
         store.add_image(&lock, &remote.config, &[reference], Some(&remote.digest))

@@ -1,6 +1,14 @@
 //! A small client for registries: requests, credentials, redirects. One connection for each request.
 
-use std::{fs::File, io, sync::Arc, time::Duration};
+use std::{
+    fs::File,
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
@@ -18,6 +26,8 @@ use tokio::{
 use super::{Auth, Options, Reference};
 
 const REDIRECTS: u32 = 5;
+/// A machine without a network should learn it soon.
+const CONNECT: Duration = Duration::from_secs(10);
 /// Manifests, configurations, tokens and error texts.
 const SMALL: usize = 4 << 20;
 const SYSTEM_CAS: [&str; 3] =
@@ -32,6 +42,7 @@ pub(super) struct Client<'a> {
     base: String,
     repository: &'a str,
     authorization: OnceCell<String>,
+    reached: AtomicBool,
 }
 
 impl<'a> Client<'a> {
@@ -39,7 +50,12 @@ impl<'a> Client<'a> {
         let registry = if reference.registry == "docker.io" { "registry-1.docker.io" } else { &reference.registry };
         let scheme = if is_plain(registry, &options.insecure) { "http" } else { "https" };
         let base = format!("{scheme}://{registry}/v2/{}", reference.repository);
-        Client { options, auth, base, repository: &reference.repository, authorization: OnceCell::new() }
+        Client { options, auth, base, repository: &reference.repository, authorization: OnceCell::new(), reached: AtomicBool::new(false) }
+    }
+
+    /// False when every connection failed: nobody was asked.
+    pub(super) fn reached(&self) -> bool {
+        self.reached.load(Ordering::Relaxed)
     }
 
     /// A whole small body: `manifests/…` or `blobs/…`.
@@ -111,7 +127,9 @@ impl<'a> Client<'a> {
         let secure = uri.scheme_str() == Some("https");
         let port = uri.port_u16().unwrap_or(if secure { 443 } else { 80 });
         let work = async {
-            let stream = (self.options.dial)(host.clone(), port).await.map_err(|e| connect_error(&e))?;
+            let dial = time::timeout(CONNECT, (self.options.dial)(host.clone(), port)).await;
+            let stream = dial.map_err(|_| "i/o timeout while connecting")?.map_err(|e| connect_error(&e))?;
+            self.reached.store(true, Ordering::Relaxed);
             if secure {
                 let name = ServerName::try_from(host.clone()).map_err(|e| e.to_string())?;
                 let connector = tokio_rustls::TlsConnector::from(self.tls()?);

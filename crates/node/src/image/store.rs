@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::{Config, Error, Image, Reference, layer, reference::is_digest};
+use super::{Config, Error, Image, Reference, layer, reference::is_digest, scratch};
 
 pub(super) struct Store {
     pub(super) dir: PathBuf,
@@ -61,6 +61,7 @@ impl Store {
             let path = entry.map_err(|e| disk("read", &partial, e))?.path();
             fs::remove_dir_all(&path).or_else(|_| fs::remove_file(&path)).map_err(|e| disk("remove", &path, e))?;
         }
+        scratch::sweep(&self.dir).map_err(|e| disk("clean up", &self.dir, e))?;
         Ok(Lock { _file: file })
     }
 

@@ -12,7 +12,7 @@ use super::{
     state::{PodState, Pulled},
 };
 use crate::{
-    image::Auth,
+    image::{Auth, Image, PullError},
     network::Attachment,
     probes,
     runtime::Exit,
@@ -47,46 +47,56 @@ pub struct PullFailure {
     pub message: String,
 }
 
-/// The image, from this node's store or its registry by the pull policy. An image that was loaded by hand is never
-/// asked for at a registry: there is nothing newer.
+/// The image, from this node's store or its registry by the pull policy.
 pub async fn pull(ctx: &Context, pod: &Pod, container: &Container) -> Result<Pulled, PullFailure> {
     let reference = container.image.clone().unwrap_or_default();
     let invalid = |message: String| PullFailure { reason: "InvalidImageName", message };
     let here = ctx.images.find(&reference).map_err(|e| invalid(e.to_string()))?;
     let policy = container.image_pull_policy.as_deref().unwrap_or("IfNotPresent");
-    let wanted = match (&here, policy) {
-        (Some(image), "Always") => !image.digests.is_empty(),
-        (Some(_), _) => false,
+    let image = match (here, policy) {
+        (Some(image), policy) if policy != "Always" => {
+            let message = format!("Container image \"{reference}\" already present on machine");
+            ctx.recorder.pod(pod, Some(&container.name), Kind::Normal, "Pulled", message);
+            image
+        }
         (None, "Never") => {
             let message = format!("Container image \"{reference}\" is not present with pull policy of Never");
             return Err(PullFailure { reason: "ErrImageNeverPull", message });
         }
-        (None, _) => true,
-    };
-    let event = |reason, message| ctx.recorder.pod(pod, Some(&container.name), Kind::Normal, reason, message);
-    let image = match here.filter(|_| !wanted) {
-        Some(image) => {
-            event("Pulled", format!("Container image \"{reference}\" already present on machine"));
-            image
-        }
-        None => {
-            event("Pulling", format!("Pulling image \"{reference}\""));
-            let begun = std::time::Instant::now();
-            let auth = credentials(ctx, pod, &reference).await;
-            let image = ctx.images.pull(&reference, auth.as_ref(), &|_, _| {}).await.map_err(|e| PullFailure {
-                reason: "ErrImagePull",
-                message: format!("Failed to pull image \"{reference}\": {e}"),
-            })?;
-            let (took, size) = (begun.elapsed(), image.size);
-            event(
-                "Pulled",
-                format!("Successfully pulled image \"{reference}\" in {took:.3?}. Image size: {size} bytes."),
-            );
-            image
-        }
+        (here, _) => fetch(ctx, pod, container, here).await?,
     };
     let id = image.digests.first().cloned().unwrap_or_else(|| image.id.clone());
     Ok(Pulled { id, image })
+}
+
+/// From the registry. A machine that reaches none runs the image that was loaded by hand, and says so.
+async fn fetch(ctx: &Context, pod: &Pod, container: &Container, here: Option<Image>) -> Result<Image, PullFailure> {
+    let reference = container.image.as_deref().unwrap_or_default();
+    let event = |kind, reason, message| ctx.recorder.pod(pod, Some(&container.name), kind, reason, message);
+    event(Kind::Normal, "Pulling", format!("Pulling image \"{reference}\""));
+    let begun = std::time::Instant::now();
+    let auth = credentials(ctx, pod, reference).await;
+    match (ctx.images.pull(reference, auth.as_ref(), &|_, _| {}).await, here) {
+        (Ok(image), _) => {
+            let (took, size) = (begun.elapsed(), image.size);
+            let message =
+                format!("Successfully pulled image \"{reference}\" in {took:.3?}. Image size: {size} bytes.");
+            event(Kind::Normal, "Pulled", message);
+            Ok(image)
+        }
+        (Err(PullError::Unreachable { reason, .. }), Some(image)) if image.digests.is_empty() => {
+            let message = format!(
+                "The registry of \"{reference}\" cannot be reached ({reason}): using the image of that name \
+                 that was loaded by hand"
+            );
+            event(Kind::Warning, "RegistryUnreachable", message);
+            Ok(image)
+        }
+        (Err(e), _) => {
+            let message = format!("Failed to pull image \"{reference}\": {e}");
+            Err(PullFailure { reason: "ErrImagePull", message })
+        }
+    }
 }
 
 /// From the pod's imagePullSecrets, the one for the image's registry.

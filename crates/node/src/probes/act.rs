@@ -1,6 +1,6 @@
 //! Carrying out one check.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{io, net::IpAddr, sync::Arc};
 
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction};
 use tokio::{
@@ -12,7 +12,7 @@ use tokio_rustls::{TlsConnector, rustls};
 use crate::{pod::context::Context, runtime::ExecSpec};
 
 /// Bytes of an answer or of output that are looked at.
-const OUTPUT: u64 = 10 << 10;
+const OUTPUT: usize = 10 << 10;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Check {
@@ -47,21 +47,23 @@ pub(super) async fn run(ctx: &Context, id: &str, check: &Check) -> Result<(), St
 
 async fn exec(ctx: &Context, id: &str, args: &[String]) -> Result<(), String> {
     let spec = ExecSpec { args: args.to_vec(), ..Default::default() };
-    let mut session = ctx.runtime.exec(id, spec).await.map_err(|e| e.to_string())?;
-    let mut output = vec![];
-    let (stdout, stderr) = (session.stdout.take(), session.stderr.take());
-    for stream in [stdout, stderr].into_iter().flatten() {
-        let _ = stream.take(OUTPUT).read_to_end(&mut output).await;
-    }
-    match session.wait().await {
-        0 => Ok(()),
-        code => Err(format!("command exited with {code}: {}", String::from_utf8_lossy(&output))),
+    let session = ctx.runtime.exec(id, spec).await.map_err(|e| e.to_string())?;
+    match session.output(OUTPUT).await {
+        (0, _) => Ok(()),
+        (code, output) => Err(format!("command exited with {code}: {}", String::from_utf8_lossy(&output))),
     }
 }
 
 async fn connect(host: &str, port: u16) -> Result<TcpStream, String> {
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    TcpStream::connect((host, port)).await.map_err(|e| format!("dial tcp {host}:{port}: {e}"))
+    let connected = TcpStream::connect((host, port)).await;
+    connected.map_err(|e| format!("dial tcp {host}:{port}: connect: {}", plain(&e)))
+}
+
+/// An error of the system in the words that other tools use: `connection refused`.
+fn plain(e: &io::Error) -> String {
+    let text = e.to_string().to_lowercase();
+    text.split(" (os error").next().unwrap_or_default().to_owned()
 }
 
 fn request(host: &str, port: u16, path: &str, headers: &[(String, String)]) -> String {
@@ -84,7 +86,7 @@ fn request(host: &str, port: u16, path: &str, headers: &[(String, String)]) -> S
 async fn http(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> Result<(), String> {
     stream.write_all(request.as_bytes()).await.map_err(|e| e.to_string())?;
     let mut answer = vec![];
-    let mut limited = stream.take(OUTPUT);
+    let mut limited = stream.take(OUTPUT as u64);
     while !answer.windows(2).any(|w| w == b"\r\n") {
         if limited.read_buf(&mut answer).await.map_err(|e| e.to_string())? == 0 {
             return Err("EOF before an HTTP status line".into());

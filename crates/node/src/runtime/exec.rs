@@ -22,17 +22,20 @@ use tokio::{
     sync::{mpsc, watch as latest},
     time,
 };
+use tokio_util::sync::CancellationToken;
 
 use super::{
     Error, ExecSpec, Phase, Runtime, StartError, record,
     start::{failure, pidfd, reap, receive_on, spawn},
 };
 use crate::shim::{
-    wire,
+    sys, wire,
     wire::{FRAME, HEADER, Kind, Report},
 };
 
 const EXEC_TIMEOUT: Duration = Duration::from_secs(30);
+/// A command's output has ended when it pauses for this long after the command: children may hold the pipes for ever.
+const PAUSE: Duration = Duration::from_millis(300);
 
 /// A running command. Dropping it ends the command (SIGHUP, then SIGKILL); of an attach, only the attach.
 pub struct ExecSession {
@@ -61,6 +64,54 @@ impl ExecSession {
             Err(_) => 255,
         }
     }
+}
+
+impl ExecSession {
+    /// To the command's end: its exit code and what it wrote, up to `limit` bytes of each stream.
+    pub async fn output(mut self, limit: usize) -> (i32, Vec<u8>) {
+        let end = CancellationToken::new();
+        let (stdout, stderr) = (self.stdout.take(), self.stderr.take());
+        let code = async {
+            let code = self.wait().await;
+            end.cancel();
+            code
+        };
+        let (code, mut out, err) = tokio::join!(code, collect(stdout, limit, &end), collect(stderr, limit, &end));
+        out.extend(err);
+        (code, out)
+    }
+}
+
+/// What is over the limit is read too, so that the command is not held up, but for what its children write after it.
+async fn collect(from: Option<impl AsyncRead + Unpin>, limit: usize, end: &CancellationToken) -> Vec<u8> {
+    let mut kept = Vec::new();
+    let Some(mut from) = from else { return kept };
+    let mut chunk = vec![0; 16 << 10];
+    while let Some(length) = read_until(&mut from, &mut chunk, end).await {
+        kept.extend_from_slice(&chunk[..length.min(limit - kept.len())]);
+        if end.is_cancelled() && kept.len() == limit {
+            break;
+        }
+    }
+    kept
+}
+
+/// The next bytes; `None` at the stream's end, or when there is a pause after the command's end.
+pub(crate) async fn read_until(
+    from: &mut (impl AsyncRead + Unpin),
+    buffer: &mut [u8],
+    end: &CancellationToken,
+) -> Option<usize> {
+    let pause = async {
+        end.cancelled().await;
+        time::sleep(PAUSE).await;
+    };
+    let length = tokio::select! {
+        biased;
+        length = from.read(buffer) => length.ok()?,
+        () = pause => 0,
+    };
+    (length > 0).then_some(length)
 }
 
 /// Changes a terminal's size; does nothing without a terminal.
@@ -98,7 +149,7 @@ impl Runtime {
         let (child, control, pipes) =
             self.start_exec(&container.paths.dir, &spec).map_err(|e| failure("start exec", &e))?;
         let shim = pidfd(&child).map_err(|e| failure("pidfd_open", &e))?;
-        let control = AsyncFd::new(control).map_err(|e| failure("control socket", &e))?;
+        let control = sys::register(control).map_err(|e| failure("control socket", &e))?;
         let report = time::timeout(EXEC_TIMEOUT, receive_on::<Report>(&control)).await;
         match report {
             Ok(Ok(Some((Report::Started { .. }, fds)))) => {
@@ -128,12 +179,9 @@ impl Runtime {
         Ok((child, control, pipes))
     }
 
-    /// Attaches to a container started with stdin or tty; `wait()` answers with the container's own exit code.
+    /// Attaches to the container's own streams; `wait()` answers with the container's own exit code.
     pub async fn attach(&self, id: &str) -> Result<ExecSession, Error> {
         let container = self.get(id)?;
-        if !(container.orders.spec.tty || container.orders.spec.stdin) {
-            return Err(Error::NoAttach(id.to_owned()));
-        }
         let dir = File::open(&container.paths.dir).map_err(|_| Error::NotRunning(id.to_owned()))?;
         // The whole path may be too long for a socket's address.
         let short = format!("/proc/self/fd/{}/attach.sock", std::os::fd::AsRawFd::as_raw_fd(&dir));

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use tokio::sync::{broadcast, watch as latest};
 
+pub(crate) use self::exec::read_until;
 pub use self::exec::{ExecSession, Resizer};
 use self::record::{Orders, Paths};
 use crate::{image::Image, shim::sys};
@@ -167,8 +168,6 @@ pub enum Error {
     Unknown(String),
     #[error("container {0}: it is not running")]
     NotRunning(String),
-    #[error("container {0}: it was started without stdin and tty, there is nothing to attach to")]
-    NoAttach(String),
     #[error("container {0}: signal {1}: {2}")]
     Signal(String, i32, io::Error),
     #[error("{what} {path}: {source}")]

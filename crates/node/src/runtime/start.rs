@@ -173,7 +173,7 @@ pub(super) async fn reap(mut child: Child, pidfd: OwnedFd) {
 
 /// The next message of a shim.
 async fn receive<T: DeserializeOwned>(control: OwnedFd) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
-    receive_on(&AsyncFd::new(control)?).await
+    receive_on(&sys::register(control)?).await
 }
 
 pub(super) async fn receive_on<T: DeserializeOwned>(control: &AsyncFd<OwnedFd>) -> io::Result<Option<(T, Vec<OwnedFd>)>> {

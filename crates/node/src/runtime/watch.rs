@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use tokio::{io::unix::AsyncFd, sync::watch as latest};
+use tokio::sync::watch as latest;
 
 use super::{
     Container, Error, Exit, ExitEvent, Phase, Runtime,
@@ -77,7 +77,7 @@ impl Runtime {
 
 /// A pidfd is readable once its process has ended.
 pub(super) async fn ended(pidfd: OwnedFd) -> io::Result<()> {
-    AsyncFd::new(pidfd)?.readable().await.map(drop)
+    sys::register(pidfd)?.readable().await.map(drop)
 }
 
 /// The shim ended without a word: what it left running is killed, for nobody would see its end or read its output.

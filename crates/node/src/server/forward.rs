@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::Message;
 use super::{
     Answer, Refusal,
     request::{Target, pairs},
-    session::{Socket, message, upgrade},
+    session::{Socket, farewell, hear_out, message, upgrade},
 };
 use crate::pod::context::Context;
 
@@ -65,9 +65,9 @@ async fn run(socket: Socket, targets: Vec<SocketAddr>) {
                 break;
             }
         }
-        let _ = sink.close().await;
+        let _ = sink.send(farewell()).await;
     };
-    let read = async move {
+    let read = async {
         while let Some(Ok(message)) = stream.next().await {
             let Message::Binary(mut data) = message else { continue };
             let Some(channel) = data.first().copied() else { continue };
@@ -78,9 +78,12 @@ async fn run(socket: Socket, targets: Vec<SocketAddr>) {
             }
         }
     };
-    tokio::select! {
-        () = write => {}
-        () = read => {}
+    let over = tokio::select! {
+        () = write => true,
+        () = read => false,
+    };
+    if over {
+        hear_out(&mut stream).await;
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     convert::Infallible,
     io,
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -24,9 +24,12 @@ use super::{
     Answer, Refusal, find,
     request::{LogOptions, Target},
 };
-use crate::pod::{
-    context::{Context, View},
-    state::Phase,
+use crate::{
+    pod::{
+        context::{Context, View},
+        state::Phase,
+    },
+    shim::sys,
 };
 
 /// Chunks waiting for a slow reader.
@@ -127,12 +130,12 @@ impl Reader {
         let mut exits = self.ctx.runtime.exits();
         // Before the first read, so that nothing written after it is missed.
         let watch = alive.as_ref().and_then(|_| Watch::new(&self.path).ok());
-        let Ok(mut at) = self.whole().await else { return };
+        let Ok(mut tail) = self.whole().await else { return };
         let Some(id) = alive else { return };
         loop {
             let running =
                 self.ctx.runtime.container(&id).is_some_and(|c| !matches!(c.phase, crate::runtime::Phase::Exited(_)));
-            if !matches!(self.more(&mut at).await, Ok(true)) || !running {
+            if !matches!(self.more(&mut tail).await, Ok(true)) || !running {
                 return;
             }
             tokio::select! {
@@ -143,14 +146,20 @@ impl Reader {
         }
     }
 
-    /// The file before the last rotation and the file; the position after it.
-    async fn whole(&mut self) -> io::Result<u64> {
-        let old = PathBuf::from(format!("{}.1", self.path.display()));
-        let mut bytes = tokio::fs::read(&old).await.unwrap_or_default();
-        let own = tokio::fs::read(&self.path).await.unwrap_or_default();
-        // A line half written is read with the next change.
-        let complete = own.iter().rposition(|b| *b == b'\n').map_or(0, |p| p + 1);
-        bytes.extend_from_slice(&own[..complete]);
+    fn rotated(&self) -> PathBuf {
+        PathBuf::from(format!("{}.1", self.path.display()))
+    }
+
+    /// The file before the last rotation and the file; where the second one was left.
+    async fn whole(&mut self) -> io::Result<Tail> {
+        let old = self.rotated();
+        let mut tail = Tail::open(&self.path).await?;
+        let mut bytes = match Tail::open(&old).await? {
+            // Rotated between the two: one file under both names.
+            before if before.same(&tail) => vec![],
+            mut before => before.read().await?,
+        };
+        bytes.extend(tail.read().await?);
         let lines = select(&bytes, &self.options);
         let skip = self.options.tail.map_or(0, |n| lines.len().saturating_sub(n));
         for part in lines[skip..].chunks(512) {
@@ -158,25 +167,24 @@ impl Reader {
                 return Err(io::ErrorKind::BrokenPipe.into());
             }
         }
-        Ok(complete as u64)
+        Ok(tail)
     }
 
     /// What was written since; false when nobody reads any more.
-    async fn more(&mut self, at: &mut u64) -> io::Result<bool> {
-        let mut file = match tokio::fs::File::open(&self.path).await {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(true),
-            other => other?,
-        };
-        if file.metadata().await?.len() < *at {
-            // Rotated: a new file has begun.
-            *at = 0;
+    async fn more(&mut self, tail: &mut Tail) -> io::Result<bool> {
+        let now = Tail::open(&self.path).await?;
+        let mut bytes = tail.read().await?;
+        if now.file.is_some() && !now.same(tail) {
+            // Written before the rename, which came before the new file.
+            bytes.extend(tail.read().await?);
+            let mut between = Tail::open(&self.rotated()).await?;
+            if !between.same(tail) && !between.same(&now) {
+                bytes.extend(between.read().await?);
+            }
+            *tail = now;
+            bytes.extend(tail.read().await?);
         }
-        file.seek(io::SeekFrom::Start(*at)).await?;
-        let mut bytes = vec![];
-        file.read_to_end(&mut bytes).await?;
-        let complete = bytes.iter().rposition(|b| *b == b'\n').map_or(0, |p| p + 1);
-        *at += complete as u64;
-        let lines = select(&bytes[..complete], &self.options);
+        let lines = select(&bytes, &self.options);
         if lines.is_empty() { Ok(true) } else { Ok(self.send(lines.concat()).await) }
     }
 
@@ -188,6 +196,41 @@ impl Reader {
     }
 }
 
+/// A log file that is read on from where it was left, under whatever name it goes by then.
+#[derive(Default)]
+struct Tail {
+    file: Option<tokio::fs::File>,
+    inode: u64,
+    at: u64,
+}
+
+impl Tail {
+    /// Without a file when there is none yet.
+    async fn open(path: &Path) -> io::Result<Self> {
+        let file = match tokio::fs::File::open(path).await {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Tail::default()),
+            other => other?,
+        };
+        let inode = file.metadata().await?.ino();
+        Ok(Tail { file: Some(file), inode, at: 0 })
+    }
+
+    fn same(&self, other: &Tail) -> bool {
+        self.file.is_some() && other.file.is_some() && self.inode == other.inode
+    }
+
+    /// The lines that were completed since; a line half written comes with the next ones.
+    async fn read(&mut self) -> io::Result<Vec<u8>> {
+        let Some(file) = &mut self.file else { return Ok(vec![]) };
+        file.seek(io::SeekFrom::Start(self.at)).await?;
+        let mut bytes = vec![];
+        file.read_to_end(&mut bytes).await?;
+        bytes.truncate(bytes.iter().rposition(|b| *b == b'\n').map_or(0, |p| p + 1));
+        self.at += bytes.len() as u64;
+        Ok(bytes)
+    }
+}
+
 /// Tells when something happens to a log file or beside it.
 struct Watch(AsyncFd<OwnedFd>);
 
@@ -196,7 +239,7 @@ impl Watch {
         let fd = inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC)?;
         let directory = path.parent().unwrap_or(path);
         inotify::add_watch(&fd, directory, inotify::WatchFlags::MODIFY | inotify::WatchFlags::CREATE)?;
-        Ok(Watch(register(fd)?))
+        Ok(Watch(sys::register(fd)?))
     }
 
     /// Without a watch (no inotify left on this machine) once a second.
@@ -209,14 +252,10 @@ impl Watch {
     }
 }
 
-#[allow(unsafe_code)]
-fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: the descriptor is given away whole; it is closed by nobody but the `AsyncFd`, after deregistration.
-    Ok(unsafe { AsyncFd::register(fd) }?)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     const LOG: &[u8] =
@@ -234,6 +273,23 @@ mod tests {
         let late = LogOptions { since: "2026-01-01T00:00:01Z".parse().ok(), ..Default::default() };
         assert_eq!(printed(late), "two\n");
         assert_eq!(printed(LogOptions { stream: Some("stdout".into()), ..Default::default() }), "one\n");
+    }
+
+    #[tokio::test]
+    async fn a_file_is_read_on_under_its_new_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, old) = (dir.path().join("0.log"), dir.path().join("0.log.1"));
+        assert!(Tail::open(&path).await.unwrap().file.is_none());
+        std::fs::write(&path, "one\ntw").unwrap();
+        let mut tail = Tail::open(&path).await.unwrap();
+        assert_eq!(tail.read().await.unwrap(), b"one\n");
+        let mut log = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
+        std::fs::rename(&path, &old).unwrap();
+        log.write_all(b"o\n").unwrap();
+        std::fs::write(&path, "three\n").unwrap();
+        assert_eq!(tail.read().await.unwrap(), b"two\n");
+        let now = Tail::open(&path).await.unwrap();
+        assert!(!now.same(&tail) && Tail::open(&old).await.unwrap().same(&tail));
     }
 
     #[test]

@@ -11,14 +11,19 @@ use hyper::{body::Incoming, upgrade::Upgraded};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     sync::mpsc,
     time::{Duration, timeout},
 };
 use tokio_tungstenite::{
     WebSocketStream,
-    tungstenite::{Message, handshake::derive_accept_key, protocol::Role},
+    tungstenite::{
+        Message,
+        handshake::derive_accept_key,
+        protocol::{CloseFrame, Role, frame::coding::CloseCode},
+    },
 };
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::{
@@ -27,7 +32,7 @@ use super::{
 };
 use crate::{
     pod::context::Context,
-    runtime::{ExecSession, ExecSpec, Resizer},
+    runtime::{ExecSession, ExecSpec, Resizer, read_until},
 };
 
 const STDIN: u8 = 0;
@@ -41,8 +46,12 @@ const CLOSE: u8 = 255;
 const PROTOCOLS: [&str; 2] = ["v5.channel.k8s.io", "v4.channel.k8s.io"];
 /// Messages waiting for a slow client.
 const QUEUE: usize = 16;
-/// For output that is still under way when the command has ended: its children may hold the pipes for ever.
-const DRAIN: Duration = Duration::from_secs(1);
+/// Children that go on writing are heard this far: more than a pipe holds, so nothing of the command itself is lost.
+const AFTER_END: usize = 2 << 20;
+/// For a slow client to take what is queued.
+const FLUSH: Duration = Duration::from_secs(60);
+/// For a client to answer the farewell; a connection closed before that may lose what is under way.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -125,17 +134,18 @@ fn no_websocket() -> Refusal {
 }
 
 async fn run(ctx: &Context, id: &str, streams: Streams, kind: Kind, socket: Socket, v5: bool) {
-    let (mut sink, stream) = socket.split();
+    let (mut sink, mut stream) = socket.split();
     let (out, mut messages) = mpsc::channel::<Message>(QUEUE);
+    let reader = &mut stream;
     let session = async move {
         let status = match open(ctx, id, &streams, kind).await {
-            Ok(session) => converse(session, &streams, stream, &out, v5).await,
+            Ok(session) => converse(session, &streams, reader, &out, v5).await,
             Err(message) => Some(internal(&message)),
         };
         if let Some(status) = status {
             let _ = out.send(message(ERROR, status.to_string().as_bytes())).await;
         }
-        let _ = out.send(Message::Close(None)).await;
+        let _ = out.send(farewell()).await;
     };
     let write = async move {
         while let Some(message) = messages.recv().await {
@@ -145,12 +155,24 @@ async fn run(ctx: &Context, id: &str, streams: Streams, kind: Kind, socket: Sock
         }
     };
     // When the client is gone, the writer or the reader ends and with it the session, which ends its command.
-    tokio::pin!(write);
-    tokio::pin!(session);
-    tokio::select! {
-        () = &mut write => {}
-        () = &mut session => { let _ = timeout(DRAIN * 10, write).await; }
+    let mut write = Box::pin(write);
+    let over = tokio::select! {
+        () = &mut write => false,
+        () = session => true,
+    };
+    if over && timeout(FLUSH, write).await.is_ok() {
+        hear_out(&mut stream).await;
     }
+}
+
+/// The last message: a normal end.
+pub(super) fn farewell() -> Message {
+    Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: Default::default() }))
+}
+
+/// Until the client has closed too.
+pub(super) async fn hear_out(stream: &mut SplitStream<Socket>) {
+    let _ = timeout(FAREWELL, async { while let Some(Ok(_)) = stream.next().await {} }).await;
 }
 
 async fn open(ctx: &Context, id: &str, streams: &Streams, kind: Kind) -> Result<ExecSession, String> {
@@ -166,7 +188,7 @@ async fn open(ctx: &Context, id: &str, streams: &Streams, kind: Kind) -> Result<
 async fn converse(
     mut session: ExecSession,
     streams: &Streams,
-    stream: SplitStream<Socket>,
+    stream: &mut SplitStream<Socket>,
     out: &mpsc::Sender<Message>,
     v5: bool,
 ) -> Option<Value> {
@@ -174,10 +196,11 @@ async fn converse(
     let stdin = session.stdin.take().filter(|_| streams.stdin);
     let stdout = session.stdout.take();
     let stderr = session.stderr.take();
+    let end = CancellationToken::new();
     let pumps = async {
         tokio::join!(
-            pump(stdout, STDOUT, streams.stdout, out.clone()),
-            pump(stderr, STDERR, streams.stderr, out.clone()),
+            pump(stdout, STDOUT, streams.stdout, out, &end),
+            pump(stderr, STDERR, streams.stderr, out, &end),
         )
     };
     tokio::pin!(pumps);
@@ -195,17 +218,32 @@ async fn converse(
             }
         }
     };
+    end.cancel();
     if !drained {
-        let _ = timeout(DRAIN, pumps).await;
+        tokio::select! {
+            _ = pumps => {}
+            () = input => return None,
+        }
     }
     Some(ended(code, &streams.command))
 }
 
-async fn pump(from: Option<Box<dyn AsyncRead + Send + Unpin>>, channel: u8, wanted: bool, out: mpsc::Sender<Message>) {
+/// Until the stream's end, or a pause after the command's end.
+async fn pump(
+    from: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    channel: u8,
+    wanted: bool,
+    out: &mpsc::Sender<Message>,
+    end: &CancellationToken,
+) {
     let Some(mut from) = from else { return };
     let mut buffer = vec![0; 32 << 10];
-    while let Ok(length @ 1..) = from.read(&mut buffer).await {
-        if wanted && out.send(message(channel, &buffer[..length])).await.is_err() {
+    let mut left = AFTER_END;
+    while let Some(length) = read_until(&mut from, &mut buffer, end).await {
+        if end.is_cancelled() {
+            left = left.saturating_sub(length);
+        }
+        if left == 0 || (wanted && out.send(message(channel, &buffer[..length])).await.is_err()) {
             return;
         }
     }
@@ -213,7 +251,7 @@ async fn pump(from: Option<Box<dyn AsyncRead + Send + Unpin>>, channel: u8, want
 
 /// Returns when the client is gone.
 async fn input(
-    mut stream: SplitStream<Socket>,
+    stream: &mut SplitStream<Socket>,
     mut stdin: Option<Box<dyn AsyncWrite + Send + Unpin>>,
     resizer: Resizer,
     v5: bool,

@@ -3,8 +3,10 @@
 
 use std::{
     io,
-    os::fd::{AsRawFd, BorrowedFd},
+    os::fd::{AsRawFd, BorrowedFd, OwnedFd},
 };
+
+use tokio::io::unix::AsyncFd;
 
 /// One descriptor to wait for.
 pub(crate) struct Wait<'a> {
@@ -64,6 +66,12 @@ pub(crate) fn trim_memory() {
     unsafe {
         libc::malloc_trim(0);
     }
+}
+
+/// A descriptor of ours for the reactor.
+pub(crate) fn register(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the descriptor is given away whole; nobody but the `AsyncFd` closes it, after deregistration.
+    Ok(unsafe { AsyncFd::register(fd) }?)
 }
 
 fn check(result: i32) -> io::Result<()> {

@@ -58,7 +58,7 @@ pub(super) struct Watch {
     streams: Streams,
     log: Log,
     oom: Option<OomCounter>,
-    attach: Option<Attach>,
+    attach: Attach,
 }
 
 /// How the first process ended: by itself with a code, or by a signal.
@@ -74,7 +74,7 @@ const CHUNK: usize = 32 * 1024;
 impl Watch {
     #[expect(clippy::too_many_arguments, reason = "the parts of one running container, put together once")]
     pub(super) fn new(paths: Paths, spec: &ContainerSpec, state: State, init: Pid, init_fd: OwnedFd, streams: Streams, log: Log, oom: Option<OomCounter>) -> io::Result<Self> {
-        let attach = if spec.tty || spec.stdin { Some(Attach::listen(&paths, spec.stdin_once)?) } else { None };
+        let attach = Attach::listen(&paths, spec.stdin_once)?;
         Ok(Watch { paths, state, init, init_fd, streams, log, oom, attach })
     }
 
@@ -102,9 +102,7 @@ impl Watch {
         if let Err(e) = record::write_atomically(&self.paths.state(), &self.state) {
             eprintln!("state file: {e}");
         }
-        if let Some(attach) = &mut self.attach {
-            attach.finish(code);
-        }
+        self.attach.finish(code);
     }
 
     /// Waits for something to happen and does what it asks for.
@@ -112,15 +110,11 @@ impl Watch {
         let mut waits = vec![sys::Wait { fd: self.init_fd.as_fd(), write: false }];
         let outputs = [&self.streams.out, &self.streams.err];
         waits.extend(outputs.into_iter().flatten().map(|f| sys::Wait { fd: f.as_fd(), write: false }));
-        if let Some(attach) = &self.attach {
-            attach.waits(&self.streams, &mut waits);
-        }
+        self.attach.waits(&self.streams, &mut waits);
         sys::poll(&waits, TICK_MS)?;
         drop(waits);
         self.read_output();
-        if let Some(attach) = &mut self.attach {
-            attach.serve(&mut self.streams);
-        }
+        self.attach.serve(&mut self.streams);
         Ok(())
     }
 
@@ -158,9 +152,7 @@ impl Watch {
             match file.read(&mut chunk) {
                 Ok(n) if n > 0 => {
                     self.log.write(which, &chunk[..n]);
-                    if let Some(attach) = &mut self.attach {
-                        attach.output(kind, &chunk[..n]);
-                    }
+                    self.attach.output(kind, &chunk[..n]);
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
