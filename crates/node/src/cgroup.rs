@@ -18,8 +18,17 @@ const CONTROLLERS: [&str; 4] = ["memory", "cpu", "pids", "devices"];
 
 /// Devices that every container may open: null, zero, full, random, urandom, tty, console, ptmx and pty slaves.
 const DEVICES: [&str; 11] = [
-    "c *:* m", "b *:* m", "c 1:3 rwm", "c 1:5 rwm", "c 1:7 rwm", "c 1:8 rwm", "c 1:9 rwm", "c 5:0 rwm", "c 5:1 rwm",
-    "c 5:2 rwm", "c 136:* rwm",
+    "c *:* m",
+    "b *:* m",
+    "c 1:3 rwm",
+    "c 1:5 rwm",
+    "c 1:7 rwm",
+    "c 1:8 rwm",
+    "c 1:9 rwm",
+    "c 5:0 rwm",
+    "c 5:1 rwm",
+    "c 5:2 rwm",
+    "c 136:* rwm",
 ];
 
 /// Where one hierarchy is mounted and what it can do.
@@ -146,7 +155,8 @@ impl Group {
     fn limit(&mut self, limits: &Resources, privileged: bool) {
         for v2 in [false, true] {
             for setting in settings(limits, privileged, v2) {
-                let home = self.dirs.iter().find(|(h, _)| h.v2 == v2 && h.controllers.iter().any(|c| c == setting.controller));
+                let home =
+                    self.dirs.iter().find(|(h, _)| h.v2 == v2 && h.controllers.iter().any(|c| c == setting.controller));
                 if let Some((_, dir)) = home
                     && let Err(e) = fs::write(dir.join(setting.file), &setting.value)
                 {
@@ -191,8 +201,11 @@ impl Group {
     /// Every process in the group.
     pub fn processes(&self) -> Vec<i32> {
         let read = |dir: &PathBuf| fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-        let mut pids: Vec<i32> =
-            self.dirs.iter().flat_map(|(_, dir)| read(dir).lines().filter_map(|l| l.parse().ok()).collect::<Vec<_>>()).collect();
+        let mut pids: Vec<i32> = self
+            .dirs
+            .iter()
+            .flat_map(|(_, dir)| read(dir).lines().filter_map(|l| l.parse().ok()).collect::<Vec<_>>())
+            .collect();
         pids.sort_unstable();
         pids.dedup();
         pids

@@ -159,12 +159,19 @@ async fn pulled_from_a_registry() {
     let images = Images::open(dir.path().join("images"), Options::default()).unwrap();
     let image = images.pull(&name, None, &|_, _| ()).await.unwrap();
     assert!(image.layers[0].join("bin/busybox").exists());
-    assert_eq!(image.references, [name.clone()]);
+    assert_eq!(image.references, std::slice::from_ref(&name));
     let by_digest = images.pull(&image.digests[0], None, &|_, _| ()).await.unwrap();
     assert_eq!(by_digest.id, image.id);
-    let error = images.pull(&format!("127.0.0.1:{}/me/tiny:none", registry.port), None, &|_, _| ()).await.unwrap_err().to_string();
+    let error = images
+        .pull(&format!("127.0.0.1:{}/me/tiny:none", registry.port), None, &|_, _| ())
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("manifest unknown"), "{error}");
     let closed = format!("127.0.0.1:{}/x", free_port().unwrap());
     let error = images.pull(&closed, None, &|_, _| ()).await.unwrap_err();
-    assert!(matches!(&error, PullError::Unreachable { reason, .. } if reason.contains("connection refused")), "{error}");
+    assert!(
+        matches!(&error, PullError::Unreachable { reason, .. } if reason.contains("connection refused")),
+        "{error}"
+    );
 }

@@ -217,6 +217,36 @@ async fn attaching() {
 }
 
 #[tokio::test]
+async fn output_ends_with_its_command() {
+    if !can_run() {
+        return;
+    }
+    let place = Place::new();
+    let runtime = place.runtime();
+    runtime.start(&place.spec("a", &["sleep", "1000"])).await.unwrap();
+    let left_behind = command(&sh("sleep 1000 & dd if=/dev/zero bs=1k count=300; exit 3"));
+    let output = async { runtime.exec("a", left_behind).await.unwrap().output(1000).await };
+    let (code, bytes) = tokio::time::timeout(Duration::from_secs(20), output).await.expect("it ends");
+    assert_eq!((code, &bytes[..1000]), (3, &[0; 1000][..]));
+    assert!(String::from_utf8_lossy(&bytes[1000..]).contains("300+0"));
+    runtime.remove("a").await.unwrap();
+}
+
+#[tokio::test]
+async fn attaching_to_output_alone() {
+    if !can_run() {
+        return;
+    }
+    let place = Place::new();
+    let runtime = place.runtime();
+    runtime.start(&place.spec("a", &sh("while ! [ -e /go ]; do sleep 0.02; done; echo out; exit 4"))).await.unwrap();
+    let session = runtime.attach("a").await.unwrap();
+    runtime.exec("a", command(&["touch", "/go"])).await.unwrap().output(0).await;
+    assert_eq!(finish(session).await, ("out\n".to_owned(), String::new(), 4));
+    runtime.remove("a").await.unwrap();
+}
+
+#[tokio::test]
 async fn a_dropped_session_ends_its_command() {
     if !can_run() {
         return;
@@ -247,7 +277,10 @@ async fn signals() {
     }
     let place = Place::new();
     let runtime = place.runtime();
-    runtime.start(&place.spec("a", &sh("trap 'echo bye; exit 0' TERM; echo ready; while :; do sleep 0.05; done"))).await.unwrap();
+    runtime
+        .start(&place.spec("a", &sh("trap 'echo bye; exit 0' TERM; echo ready; while :; do sleep 0.05; done")))
+        .await
+        .unwrap();
     while !place.log("a").contains("ready") {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -267,7 +300,10 @@ async fn signals() {
 
 #[tokio::test]
 async fn out_of_memory() {
-    let memory = skiff_node::cgroup::hierarchies().unwrap_or_default().iter().any(|h| h.controllers.iter().any(|c| c == "memory"));
+    let memory = skiff_node::cgroup::hierarchies()
+        .unwrap_or_default()
+        .iter()
+        .any(|h| h.controllers.iter().any(|c| c == "memory"));
     if !can_run() {
         return;
     }
@@ -291,7 +327,8 @@ async fn an_agent_to_be_killed() {
     let own = std::mem::replace(&mut place.dir, tempfile::tempdir().unwrap());
     let cgroup = std::env::var("SKIFF_TEST_AGENT_CGROUP").unwrap();
     let dir = Path::new(&dir);
-    let runtime = skiff_node::runtime::Runtime::with_shim(common::shim(), dir.join("run"), dir.join("data"), &cgroup).unwrap();
+    let runtime =
+        skiff_node::runtime::Runtime::with_shim(common::shim(), dir.join("run"), dir.join("data"), &cgroup).unwrap();
     let mut spec = place.spec("a", &sh("i=0; while :; do i=$((i+1)); echo line $i; sleep 0.02; done"));
     spec.image.layers = vec![dir.join("layers/base")];
     spec.log_path = dir.join("logs/a/0.log");
@@ -349,7 +386,8 @@ async fn a_killed_shim_takes_its_container_along() {
     let Phase::Running { pid, .. } = runtime.container("a").unwrap().phase else { panic!("it runs") };
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let shim: i32 = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(1).unwrap().parse().unwrap();
-    rustix::process::kill_process(rustix::process::Pid::from_raw(shim).unwrap(), rustix::process::Signal::KILL).unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_raw(shim).unwrap(), rustix::process::Signal::KILL)
+        .unwrap();
     let exit = runtime.wait("a").await.unwrap();
     assert_eq!((exit.code, exit.reason.as_str()), (137, "ContainerStatusUnknown"));
     runtime.remove("a").await.unwrap();

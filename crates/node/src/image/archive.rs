@@ -138,13 +138,15 @@ impl Archive {
         let manifest = self.manifest(descriptor, 0)?;
         let config = self.blob(&manifest["config"])?;
         let layers = manifest["layers"].as_array().ok_or("a manifest without layers")?;
-        let layers: Result<Vec<_>, String> = layers.iter().map(|l| Ok((blob_path(l)?, Some(digest(l)?.to_owned())))).collect();
+        let layers: Result<Vec<_>, String> =
+            layers.iter().map(|l| Ok((blob_path(l)?, Some(digest(l)?.to_owned())))).collect();
         Ok(Found { config, layers: layers?, names: names.into_iter().collect() })
     }
 
     /// An index of several platforms leads to the manifest of ours.
     fn manifest(&self, descriptor: &Value, depth: u32) -> Result<Value, String> {
-        let manifest: Value = serde_json::from_slice(&self.blob(descriptor)?).map_err(|e| format!("a manifest: {e}"))?;
+        let manifest: Value =
+            serde_json::from_slice(&self.blob(descriptor)?).map_err(|e| format!("a manifest: {e}"))?;
         match manifest["manifests"].as_array() {
             Some(list) if depth < 4 => self.manifest(choose(list)?, depth + 1),
             Some(_) => Err("an index in an index in an index".to_owned()),
@@ -183,7 +185,10 @@ fn oci_name(annotations: &Value, stem: &str) -> Option<String> {
 }
 
 pub(super) fn digest(descriptor: &Value) -> Result<&str, String> {
-    descriptor["digest"].as_str().filter(|d| is_digest(d)).ok_or_else(|| "a descriptor without a sha256 digest".to_owned())
+    descriptor["digest"]
+        .as_str()
+        .filter(|d| is_digest(d))
+        .ok_or_else(|| "a descriptor without a sha256 digest".to_owned())
 }
 
 fn blob_path(descriptor: &Value) -> Result<String, String> {

@@ -50,7 +50,9 @@ fn step(path: &Path) -> Result<Step, &'static str> {
     Ok(match name.as_bytes().strip_prefix(b".wh.") {
         Some(b".wh..opq") => Step::Opaque(parent),
         Some(rest) if rest.starts_with(b".wh.") => Step::Skip,
-        Some(rest) if rest.is_empty() || rest == b"." || rest == b".." || rest.contains(&b'/') => return Err("its whiteout names nothing"),
+        Some(rest) if rest.is_empty() || rest == b"." || rest == b".." || rest.contains(&b'/') => {
+            return Err("its whiteout names nothing");
+        }
         Some(rest) => Step::Whiteout(parent.join(OsStr::from_bytes(rest))),
         None => Step::Put(clean),
     })
@@ -60,7 +62,8 @@ fn step(path: &Path) -> Result<Step, &'static str> {
 pub(super) fn unpack(from: impl Read, dir: &Path, limit: u64) -> Result<u64, String> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = rustix::fs::open(dir, flags, Mode::empty()).map_err(|e| format!("{}: {e}", dir.display()))?;
-    let mut unpacker = Unpacker { root, times: BTreeMap::new(), written: 0, limit, owner: rustix::process::geteuid().is_root() };
+    let mut unpacker =
+        Unpacker { root, times: BTreeMap::new(), written: 0, limit, owner: rustix::process::geteuid().is_root() };
     let mut archive = tar::Archive::new(from);
     let entries = archive.entries().map_err(|e| format!("not a tar archive: {e}"))?;
     for (count, entry) in entries.enumerate() {
@@ -114,7 +117,7 @@ impl Unpacker {
             Err(e) if e.kind() == io::ErrorKind::NotFound => {
                 let above = self.parent(parent)?;
                 match rustix::fs::mkdirat(&above, name(parent)?, Mode::from_raw_mode(0o755)) {
-                    Err(e) if e != Errno::EXIST => return Err(e.into()),
+                    Err(e) if e != Errno::EXIST => Err(e.into()),
                     _ => self.open_dir(parent),
                 }
             }
@@ -171,15 +174,19 @@ impl Unpacker {
     fn clear(&self, parent: &OwnedFd, file: &OsStr, path: &Path) -> io::Result<()> {
         match rustix::fs::unlinkat(parent, file, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(Errno::ISDIR) => {
-                rustix::fs::unlinkat(parent, file, AtFlags::REMOVEDIR)
-                    .map_err(|e| io::Error::other(format!("it would replace the directory {}: {e}", path.display())))
-            }
+            Err(Errno::ISDIR) => rustix::fs::unlinkat(parent, file, AtFlags::REMOVEDIR)
+                .map_err(|e| io::Error::other(format!("it would replace the directory {}: {e}", path.display()))),
             Err(e) => Err(e.into()),
         }
     }
 
-    fn directory<R: Read>(&mut self, path: &Path, parent: &OwnedFd, file: &OsStr, entry: &mut Entry<'_, R>) -> io::Result<()> {
+    fn directory<R: Read>(
+        &mut self,
+        path: &Path,
+        parent: &OwnedFd,
+        file: &OsStr,
+        entry: &mut Entry<'_, R>,
+    ) -> io::Result<()> {
         match rustix::fs::mkdirat(parent, file, Mode::from_raw_mode(0o755)) {
             Err(Errno::EXIST) => {
                 let stat = rustix::fs::statat(parent, file, AtFlags::SYMLINK_NOFOLLOW)?;
@@ -220,7 +227,13 @@ impl Unpacker {
     }
 
     /// False when the machine does not let us make devices: containers get their own in `/dev`.
-    fn special<R: Read>(&self, parent: &OwnedFd, file: &OsStr, kind: EntryType, entry: &Entry<'_, R>) -> io::Result<bool> {
+    fn special<R: Read>(
+        &self,
+        parent: &OwnedFd,
+        file: &OsStr,
+        kind: EntryType,
+        entry: &Entry<'_, R>,
+    ) -> io::Result<bool> {
         let header = entry.header();
         let number = |n: io::Result<Option<u32>>| n.map(Option::unwrap_or_default);
         let device = rustix::fs::makedev(number(header.device_major())?, number(header.device_minor())?);
@@ -236,11 +249,23 @@ impl Unpacker {
     }
 
     /// Owner first: changing it takes set-user-id bits and file capabilities away.
-    fn attributes<R: Read>(&self, parent: &OwnedFd, file: &OsStr, entry: &mut Entry<'_, R>, is_link: bool) -> io::Result<()> {
+    fn attributes<R: Read>(
+        &self,
+        parent: &OwnedFd,
+        file: &OsStr,
+        entry: &mut Entry<'_, R>,
+        is_link: bool,
+    ) -> io::Result<()> {
         let number = |n: io::Result<u64>| n.map(|n| u32::try_from(n).unwrap_or(u32::MAX - 1));
         let (uid, gid, mode) = (number(entry.header().uid())?, number(entry.header().gid())?, entry.header().mode()?);
         if self.owner {
-            rustix::fs::chownat(parent, file, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::SYMLINK_NOFOLLOW)?;
+            rustix::fs::chownat(
+                parent,
+                file,
+                Some(Uid::from_raw(uid)),
+                Some(Gid::from_raw(gid)),
+                AtFlags::SYMLINK_NOFOLLOW,
+            )?;
         }
         if is_link {
             return Ok(());
@@ -351,7 +376,10 @@ mod tests {
         let mut bytes = archive(|b| {
             b.append_data(&mut header(EntryType::Regular, 2000), "big", &[7; 2000][..]).unwrap();
         });
-        assert_eq!(unpack(&bytes[..], dir.path(), 1000).unwrap_err(), "entry big: the image unpacks to more than 1000 bytes");
+        assert_eq!(
+            unpack(&bytes[..], dir.path(), 1000).unwrap_err(),
+            "entry big: the image unpacks to more than 1000 bytes"
+        );
         bytes.truncate(1024);
         let error = unpack(&bytes[..], dir.path(), 10_000).unwrap_err();
         assert!(error.starts_with("entry big: "), "{error}");

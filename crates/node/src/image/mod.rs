@@ -155,7 +155,8 @@ impl Images {
 
 impl Default for Options {
     fn default() -> Self {
-        let dial: Dial = Arc::new(|host, port| Box::pin(async move { TcpStream::connect((host.as_str(), port)).await }));
+        let dial: Dial =
+            Arc::new(|host, port| Box::pin(async move { TcpStream::connect((host.as_str(), port)).await }));
         let (timeout, max_unpacked) = (Duration::from_secs(30), 32 << 30);
         Options { dial, insecure: Vec::new(), ca_bundle: None, timeout, max_unpacked }
     }

@@ -41,7 +41,13 @@ struct Remote {
     layers: Vec<Layer>,
 }
 
-pub(super) async fn pull(store: &Store, options: &Options, name: &str, auth: Option<&Auth>, progress: Progress<'_>) -> Result<Image, PullError> {
+pub(super) async fn pull(
+    store: &Store,
+    options: &Options,
+    name: &str,
+    auth: Option<&Auth>,
+    progress: Progress<'_>,
+) -> Result<Image, PullError> {
     let reference = Reference::parse(name)?;
     let failed = |reason| PullError::Registry { image: reference.to_string(), reason };
     let client = Client::new(options, &reference, auth);
@@ -61,7 +67,9 @@ pub(super) async fn pull(store: &Store, options: &Options, name: &str, auth: Opt
     stream::iter(fetches).buffer_unordered(PARALLEL).try_collect::<Vec<()>>().await.map_err(failed)?;
     add(store, options.max_unpacked, scratch, remote, reference.clone()).await?;
     let id = reference.to_string();
-    store.find(&id)?.ok_or_else(|| PullError::Registry { image: id, reason: "it was removed while it was pulled".to_owned() })
+    store
+        .find(&id)?
+        .ok_or_else(|| PullError::Registry { image: id, reason: "it was removed while it was pulled".to_owned() })
 }
 
 async fn describe(client: &Client<'_>, reference: &Reference) -> Result<Remote, String> {
@@ -70,7 +78,8 @@ async fn describe(client: &Client<'_>, reference: &Reference) -> Result<Remote, 
     if reference.digest.as_ref().is_some_and(|d| *d != top_digest) {
         return Err(format!("the registry sent a manifest with the digest {top_digest}"));
     }
-    let json = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).map_err(|e| format!("its manifest is not JSON: {e}"));
+    let json =
+        |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).map_err(|e| format!("its manifest is not JSON: {e}"));
     let mut manifest = json(&top)?;
     if let Some(list) = manifest["manifests"].as_array() {
         let chosen = digest(choose(list)?)?.to_owned();
@@ -96,7 +105,13 @@ fn verified(bytes: Vec<u8>, expected: &str) -> Result<Vec<u8>, String> {
 }
 
 /// Fetches one layer into a file, again if the line breaks.
-async fn fetch(client: &Client<'_>, layer: &Layer, into: &Path, timeout: Duration, count: &(impl Fn(u64) + Sync)) -> Result<(), String> {
+async fn fetch(
+    client: &Client<'_>,
+    layer: &Layer,
+    into: &Path,
+    timeout: Duration,
+    count: &(impl Fn(u64) + Sync),
+) -> Result<(), String> {
     let file = into.join(layer.digest.replace(':', "-"));
     let mut tries = 1;
     loop {
@@ -111,7 +126,13 @@ async fn fetch(client: &Client<'_>, layer: &Layer, into: &Path, timeout: Duratio
     }
 }
 
-async fn fetch_once(client: &Client<'_>, layer: &Layer, file: &Path, timeout: Duration, count: &(impl Fn(u64) + Sync)) -> Result<(), String> {
+async fn fetch_once(
+    client: &Client<'_>,
+    layer: &Layer,
+    file: &Path,
+    timeout: Duration,
+    count: &(impl Fn(u64) + Sync),
+) -> Result<(), String> {
     let mut body = client.open(&format!("blobs/{}", layer.digest)).await?.into_body();
     let mut out = File::create(file).map_err(|e| format!("{}: {e}", file.display()))?;
     let (mut hash, mut got) = (Sha256::new(), 0);

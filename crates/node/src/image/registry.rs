@@ -50,7 +50,14 @@ impl<'a> Client<'a> {
         let registry = if reference.registry == "docker.io" { "registry-1.docker.io" } else { &reference.registry };
         let scheme = if is_plain(registry, &options.insecure) { "http" } else { "https" };
         let base = format!("{scheme}://{registry}/v2/{}", reference.repository);
-        Client { options, auth, base, repository: &reference.repository, authorization: OnceCell::new(), reached: AtomicBool::new(false) }
+        Client {
+            options,
+            auth,
+            base,
+            repository: &reference.repository,
+            authorization: OnceCell::new(),
+            reached: AtomicBool::new(false),
+        }
     }
 
     /// False when every connection failed: nobody was asked.
@@ -256,12 +263,16 @@ mod tests {
 
     #[test]
     fn challenges_and_refusals() {
-        let challenge = "realm=\"https://auth.docker.io/token\",service=\"registry.docker.io\",scope=\"repository:a/b:pull\"";
+        let challenge =
+            "realm=\"https://auth.docker.io/token\",service=\"registry.docker.io\",scope=\"repository:a/b:pull\"";
         assert_eq!(parameter(challenge, "service").as_deref(), Some("registry.docker.io"));
         assert_eq!(parameter(challenge, "none"), None);
         assert_eq!(escape("repository:a/b:pull,x y"), "repository:a/b:pull%2Cx%20y");
         let body = br#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#;
         assert_eq!(refusal(StatusCode::NOT_FOUND, body, "u"), "manifest unknown (404 Not Found from u)");
-        assert_eq!(refusal(StatusCode::BAD_GATEWAY, b"<html>", "u"), "unexpected status from GET request to u: 502 Bad Gateway");
+        assert_eq!(
+            refusal(StatusCode::BAD_GATEWAY, b"<html>", "u"),
+            "unexpected status from GET request to u: 502 Bad Gateway"
+        );
     }
 }

@@ -79,7 +79,14 @@ impl Store {
     }
 
     /// Unpacks a layer, gzipped or not, unless it is here already. `digest` is of the bytes as they come.
-    pub(super) fn add_layer(&self, _lock: &Lock, diff_id: &str, digest: Option<&str>, from: impl Read, limit: u64) -> Result<(), Error> {
+    pub(super) fn add_layer(
+        &self,
+        _lock: &Lock,
+        diff_id: &str,
+        digest: Option<&str>,
+        from: impl Read,
+        limit: u64,
+    ) -> Result<(), Error> {
         if self.has_layer(diff_id) {
             return Ok(());
         }
@@ -111,7 +118,13 @@ impl Store {
     }
 
     /// Makes an image whose layers are all here known under `references`.
-    pub(super) fn add_image(&self, _lock: &Lock, config: &[u8], references: &[Reference], digest: Option<&str>) -> Result<(), Error> {
+    pub(super) fn add_image(
+        &self,
+        _lock: &Lock,
+        config: &[u8],
+        references: &[Reference],
+        digest: Option<&str>,
+    ) -> Result<(), Error> {
         let id = digest_of(config);
         self.write(&self.dir.join("configs").join(hex(&id)), config)?;
         for reference in references {
@@ -201,7 +214,8 @@ impl Store {
         let Some(image) = self.find(reference)? else { return Ok(false) };
         let by_id = is_digest(reference);
         let wanted = if by_id { String::new() } else { Reference::parse(reference)?.to_string() };
-        let gone: Vec<&String> = image.references.iter().filter(|r| by_id || **r == wanted || image.references.len() == 1).collect();
+        let gone: Vec<&String> =
+            image.references.iter().filter(|r| by_id || **r == wanted || image.references.len() == 1).collect();
         for name in &gone {
             let path = self.name_file(name);
             fs::remove_file(&path).map_err(|e| disk("remove", &path, e))?;

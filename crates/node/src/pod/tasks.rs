@@ -79,8 +79,7 @@ async fn fetch(ctx: &Context, pod: &Pod, container: &Container, here: Option<Ima
     match (ctx.images.pull(reference, auth.as_ref(), &|_, _| {}).await, here) {
         (Ok(image), _) => {
             let (took, size) = (begun.elapsed(), image.size);
-            let message =
-                format!("Successfully pulled image \"{reference}\" in {took:.3?}. Image size: {size} bytes.");
+            let message = format!("Successfully pulled image \"{reference}\" in {took:.3?}. Image size: {size} bytes.");
             event(Kind::Normal, "Pulled", message);
             Ok(image)
         }

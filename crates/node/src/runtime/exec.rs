@@ -203,11 +203,23 @@ fn send_pipes(control: &OwnedFd, stdin: bool) -> io::Result<Pipes> {
     Ok(Pipes { stdin, stdout, stderr })
 }
 
-fn session(child: Child, shim: OwnedFd, control: AsyncFd<OwnedFd>, pipes: Option<Pipes>, fds: Vec<OwnedFd>) -> io::Result<ExecSession> {
+fn session(
+    child: Child,
+    shim: OwnedFd,
+    control: AsyncFd<OwnedFd>,
+    pipes: Option<Pipes>,
+    fds: Vec<OwnedFd>,
+) -> io::Result<ExecSession> {
     let (hold, mut dropped) = mpsc::channel::<()>(1);
     let (exit_tx, exit) = latest::channel(None);
-    let mut session =
-        ExecSession { stdin: None, stdout: None, stderr: None, resizer: Resizer { terminal: None, frames: None }, exit, _hold: hold };
+    let mut session = ExecSession {
+        stdin: None,
+        stdout: None,
+        stderr: None,
+        resizer: Resizer { terminal: None, frames: None },
+        exit,
+        _hold: hold,
+    };
     match (pipes, fds.into_iter().next()) {
         (Some(pipes), _) => {
             session.stdout = Some(Box::new(Receiver::from_owned_fd(pipes.stdout.into())?));
@@ -312,7 +324,11 @@ async fn write_frames(mut stream: impl AsyncWrite + Unpin, mut queue: mpsc::Rece
 }
 
 /// Output to where it belongs until the container's exit code comes; 255 when the shim vanishes.
-async fn read_frames(mut stream: impl AsyncRead + Unpin, mut stdout: impl AsyncWrite + Unpin, mut stderr: impl AsyncWrite + Unpin) -> i32 {
+async fn read_frames(
+    mut stream: impl AsyncRead + Unpin,
+    mut stdout: impl AsyncWrite + Unpin,
+    mut stderr: impl AsyncWrite + Unpin,
+) -> i32 {
     let mut head = [0; HEADER];
     loop {
         if stream.read_exact(&mut head).await.is_err() {

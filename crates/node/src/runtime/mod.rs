@@ -120,7 +120,10 @@ pub struct ContainerState {
 pub enum Phase {
     /// The shim is still at work; nothing of the container runs yet.
     Starting,
-    Running { pid: u32, started: jiff::Timestamp },
+    Running {
+        pid: u32,
+        started: jiff::Timestamp,
+    },
     Exited(Exit),
 }
 

@@ -77,7 +77,12 @@ impl Runtime {
         spawn(&mut command)
     }
 
-    async fn await_start(&self, mut child: Child, control: OwnedFd, container: &std::sync::Arc<super::Container>) -> Result<(), StartError> {
+    async fn await_start(
+        &self,
+        mut child: Child,
+        control: OwnedFd,
+        container: &std::sync::Arc<super::Container>,
+    ) -> Result<(), StartError> {
         let shim = pidfd(&child).map_err(|e| failure("pidfd_open", &e))?;
         let watched = shim.try_clone().map_err(|e| failure("pidfd", &e))?;
         let report = time::timeout(START_TIMEOUT, receive::<Report>(control)).await;
@@ -124,7 +129,8 @@ impl Runtime {
         }
         remove_group(&container.orders.cgroup).await;
         let (run, data) = (container.paths.dir.clone(), container.orders.data.clone());
-        let removed = tokio::task::spawn_blocking(move || watch::remove_dir(&data).and_then(|()| watch::remove_dir(&run)));
+        let removed =
+            tokio::task::spawn_blocking(move || watch::remove_dir(&data).and_then(|()| watch::remove_dir(&run)));
         removed.await.unwrap_or(Ok(()))?;
         self.known().remove(id);
         Ok(())
@@ -176,7 +182,9 @@ async fn receive<T: DeserializeOwned>(control: OwnedFd) -> io::Result<Option<(T,
     receive_on(&sys::register(control)?).await
 }
 
-pub(super) async fn receive_on<T: DeserializeOwned>(control: &AsyncFd<OwnedFd>) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
+pub(super) async fn receive_on<T: DeserializeOwned>(
+    control: &AsyncFd<OwnedFd>,
+) -> io::Result<Option<(T, Vec<OwnedFd>)>> {
     loop {
         let mut ready = control.readable().await?;
         match ready.try_io(|fd| wire::receive(fd.get_ref().as_fd())) {
@@ -191,7 +199,10 @@ pub(super) async fn receive_on<T: DeserializeOwned>(control: &AsyncFd<OwnedFd>) 
 fn check_id(id: &str) -> Result<(), StartError> {
     let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.');
     if id.is_empty() || id.len() > 200 || id.starts_with('.') || !id.chars().all(good) {
-        return Err(failure("container id", &io::Error::other(format!("{id:?} has other characters than [A-Za-z0-9_.-]"))));
+        return Err(failure(
+            "container id",
+            &io::Error::other(format!("{id:?} has other characters than [A-Za-z0-9_.-]")),
+        ));
     }
     Ok(())
 }

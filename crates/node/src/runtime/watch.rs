@@ -53,7 +53,8 @@ impl Runtime {
 
     pub(super) fn register(&self, orders: Orders, paths: Paths, phase: Phase, init: Option<OwnedFd>) -> Arc<Container> {
         let id = orders.spec.id.clone();
-        let container = Arc::new(Container { orders, paths, phase: latest::Sender::new(phase), init: Mutex::new(init) });
+        let container =
+            Arc::new(Container { orders, paths, phase: latest::Sender::new(phase), init: Mutex::new(init) });
         self.known().insert(id, container.clone());
         container
     }
@@ -106,7 +107,9 @@ fn abandoned(orders: &Orders, state: Option<&State>) -> Exit {
 
 fn names(dir: &Path) -> Result<Vec<String>, Error> {
     let entries = fs::read_dir(dir).map_err(|e| disk("read", dir, e))?;
-    entries.map(|entry| entry.map(|e| e.file_name().to_string_lossy().into_owned()).map_err(|e| disk("read", dir, e))).collect()
+    entries
+        .map(|entry| entry.map(|e| e.file_name().to_string_lossy().into_owned()).map_err(|e| disk("read", dir, e)))
+        .collect()
 }
 
 pub(super) fn remove_dir(dir: &Path) -> Result<(), Error> {

@@ -198,10 +198,7 @@ async fn converse(
     let stderr = session.stderr.take();
     let end = CancellationToken::new();
     let pumps = async {
-        tokio::join!(
-            pump(stdout, STDOUT, streams.stdout, out, &end),
-            pump(stderr, STDERR, streams.stderr, out, &end),
-        )
+        tokio::join!(pump(stdout, STDOUT, streams.stdout, out, &end), pump(stderr, STDERR, streams.stderr, out, &end),)
     };
     tokio::pin!(pumps);
     let input = input(stream, stdin, resizer, v5);

@@ -92,8 +92,9 @@ fn process(paths: &Paths, orders: &Orders, state: &State, exec: &ExecSpec) -> Re
     if let Some(user) = &exec.user {
         let pid = state.init.map_or(0, |init| init.pid);
         let root = Root::open(Path::new(&format!("/proc/{pid}/root"))).map_err(|e| failure("root file system", &e))?;
-        let user = root::identify(user, &orders.spec.supplemental_groups, &root.read("/etc/passwd"), &root.read("/etc/group"))
-            .map_err(|e| failure("user", &io::Error::other(e)))?;
+        let user =
+            root::identify(user, &orders.spec.supplemental_groups, &root.read("/etc/passwd"), &root.read("/etc/group"))
+                .map_err(|e| failure("user", &io::Error::other(e)))?;
         process["user"] = json!({ "uid": user.uid, "gid": user.gid, "additionalGids": user.groups });
         let effective = if user.uid == 0 { process["capabilities"]["bounding"].clone() } else { json!([]) };
         process["capabilities"]["effective"] = effective;
@@ -105,7 +106,13 @@ fn name(variable: &str) -> &str {
     variable.split('=').next().unwrap_or_default()
 }
 
-fn build(paths: &Paths, request: &Path, process: &Path, streams: Vec<OwnedFd>, exec: &ExecSpec) -> Result<(Pid, Option<OwnedFd>), StartError> {
+fn build(
+    paths: &Paths,
+    request: &Path,
+    process: &Path,
+    streams: Vec<OwnedFd>,
+    exec: &ExecSpec,
+) -> Result<(Pid, Option<OwnedFd>), StartError> {
     let (program, status) = executor::program(exec.size.filter(|_| exec.tty)).map_err(|e| failure("pipe", &e))?;
     let builder = ContainerBuilder::new(NAME.to_owned(), SyscallType::Linux).with_executor(program);
     let mut builder = builder.with_root_path(paths.library()).map_err(|e| failure("state directory", &e))?;
@@ -129,7 +136,8 @@ fn build(paths: &Paths, request: &Path, process: &Path, streams: Vec<OwnedFd>, e
     // Left over only when it cannot be removed, and then removed with the container.
     let _ = fs::remove_dir_all(request.with_extension("d"));
     let pid = built.map_err(|e| status.wait(0).unwrap_or_else(|| failure("exec", &e)))?;
-    let pid = Pid::from_raw(pid.as_raw()).ok_or_else(|| failure("exec", &io::Error::other("libcontainer named no process")))?;
+    let pid = Pid::from_raw(pid.as_raw())
+        .ok_or_else(|| failure("exec", &io::Error::other("libcontainer named no process")))?;
     Ok((pid, terminal))
 }
 

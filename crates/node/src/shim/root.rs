@@ -130,7 +130,9 @@ pub(crate) fn identify(user: &User, supplemental: &[u32], passwd: &str, group: &
         (Some(uid), _) => uid,
         (None, Some((uid, ..))) => *uid,
         (None, None) if name.is_empty() => 0,
-        (None, None) => name.parse().map_err(|_| format!("unable to find user {name}: no matching entries in passwd file"))?,
+        (None, None) => {
+            name.parse().map_err(|_| format!("unable to find user {name}: no matching entries in passwd file"))?
+        }
     };
     let named_group = wanted_group.filter(|g| !g.is_empty() && user.uid.is_none());
     let gid = match (user.gid, named_group) {
@@ -169,7 +171,10 @@ fn find_group(name: &str, group: &str) -> Result<u32, String> {
 
 fn memberships(user: &str, group: &str) -> Vec<u32> {
     let fields = group.lines().map(|line| line.split(':').collect::<Vec<_>>());
-    fields.filter(|f| f.get(3).is_some_and(|m| m.split(',').any(|m| m == user))).filter_map(|f| f[2].parse().ok()).collect()
+    fields
+        .filter(|f| f.get(3).is_some_and(|m| m.split(',').any(|m| m == user)))
+        .filter_map(|f| f[2].parse().ok())
+        .collect()
 }
 
 #[cfg(test)]
@@ -182,7 +187,8 @@ mod tests {
     fn check(name: &str, uid: Option<u32>, gid: Option<u32>, expect: Result<(u32, u32, &[u32]), &str>) {
         let user = User { name: name.to_owned(), uid, gid };
         let got = identify(&user, &[5], PASSWD, GROUP);
-        let expect = expect.map(|(uid, gid, groups)| Identity { uid, gid, groups: groups.to_vec() }).map_err(str::to_owned);
+        let expect =
+            expect.map(|(uid, gid, groups)| Identity { uid, gid, groups: groups.to_vec() }).map_err(str::to_owned);
         assert_eq!(got, expect, "{name}");
     }
 
@@ -227,7 +233,8 @@ mod tests {
 
     #[test]
     fn control_groups_in_reverse() {
-        let text = "1 0 0:1 / /a rw - cgroup x rw\n2 0 0:2 / /b rw - tmpfs x rw\n3 0 0:3 / /c rw shared:1 - cgroup2 x rw";
+        let text =
+            "1 0 0:1 / /a rw - cgroup x rw\n2 0 0:2 / /b rw - tmpfs x rw\n3 0 0:3 / /c rw shared:1 - cgroup2 x rw";
         assert_eq!(cgroup_mounts(text), ["/c", "/a"]);
     }
 }

@@ -52,7 +52,7 @@ pub(super) fn main(dir: &Path) -> i32 {
             // The agent may have died meanwhile; the container runs all the same.
             let _ = wire::send(control.as_fd(), &Report::Started { pid: watch.pid() as u32 }, &[]);
             sys::trim_memory();
-            watch.to_the_end();
+            watch.see_out();
             0
         }
         Err(error) => {
@@ -66,7 +66,8 @@ pub(super) fn main(dir: &Path) -> i32 {
 fn launch(paths: &Paths) -> Result<Watch, StartError> {
     let orders: Orders = record::read(&paths.orders()).map_err(|e| failure("orders", &e))?;
     detach().map_err(|e| failure("detach from the agent", &e))?;
-    let shim = Process::of(std::process::id() as i32).ok_or_else(|| failure("/proc", &io::Error::other("not mounted")))?;
+    let shim =
+        Process::of(std::process::id() as i32).ok_or_else(|| failure("/proc", &io::Error::other("not mounted")))?;
     let mut state = State { shim, init: None, phase: Phase::Starting, problems: Vec::new() };
     save(paths, &state)?;
 
@@ -92,7 +93,8 @@ fn launch(paths: &Paths) -> Result<Watch, StartError> {
     state.init = Process::of(pid);
     state.phase = Phase::Running { pid: pid as u32, started: jiff::Timestamp::now() };
     save(paths, &state)?;
-    Watch::new(paths.clone(), &orders.spec, state, init, init_fd, streams, log, oom).map_err(|e| failure("attach socket", &e))
+    Watch::new(paths.clone(), &orders.spec, state, init, init_fd, streams, log, oom)
+        .map_err(|e| failure("attach socket", &e))
 }
 
 fn save(paths: &Paths, state: &State) -> Result<(), StartError> {
@@ -119,27 +121,36 @@ fn prepare(paths: &Paths, orders: &Orders, device_control: bool) -> Result<Ident
     root::mount_overlay(&spec.image.layers, &orders.data, &paths.rootfs())
         .map_err(|e| failure("overlay of the image's layers", &e))?;
     let root = Root::open(&paths.rootfs()).map_err(|e| failure("root file system", &e))?;
-    let user = root::identify(&spec.user, &spec.supplemental_groups, &root.read("/etc/passwd"), &root.read("/etc/group"))
-        .map_err(|e| failure("user", &io::Error::other(e)))?;
+    let user =
+        root::identify(&spec.user, &spec.supplemental_groups, &root.read("/etc/passwd"), &root.read("/etc/group"))
+            .map_err(|e| failure("user", &io::Error::other(e)))?;
     if !spec.cwd.is_empty() {
         root.make_dirs(Path::new(&spec.cwd)).map_err(|e| failure(&format!("working directory {}", spec.cwd), &e))?;
     }
     let held = oci::held_capabilities(&fs::read_to_string("/proc/self/status").unwrap_or_default());
     let caps = oci::capabilities(spec, device_control, held);
-    let process = oci::process(&spec.args, &spec.env, &spec.cwd, &user, spec.tty, &caps, spec.no_new_privileges);
+    let process = oci::process(spec, &user, &caps);
     record::write_atomically(&paths.bundle().join("config.json"), &oci::config(spec, process))
         .map_err(|e| failure("bundle", &e))?;
     Ok(user)
 }
 
 /// libcontainer makes the container's first process, which waits to be told to go on.
-fn create(paths: &Paths, orders: &Orders, user: &Identity) -> Result<(Container, Streams, executor::Status), StartError> {
+fn create(
+    paths: &Paths,
+    orders: &Orders,
+    user: &Identity,
+) -> Result<(Container, Streams, executor::Status), StartError> {
     let (program, status) = executor::program(None).map_err(|e| failure("pipe", &e))?;
     fs::create_dir_all(paths.library()).map_err(|e| failure("state directory", &e))?;
     let builder = ContainerBuilder::new(NAME.to_owned(), SyscallType::Linux).with_executor(program);
     let mut builder = builder.with_root_path(paths.library()).map_err(|e| failure("state directory", &e))?;
     let mut streams = Streams::default();
-    let console = if orders.spec.tty { Some(console_listener(&paths.dir).map_err(|e| failure("console socket", &e))?) } else { None };
+    let console = if orders.spec.tty {
+        Some(console_listener(&paths.dir).map_err(|e| failure("console socket", &e))?)
+    } else {
+        None
+    };
     if console.is_some() {
         builder = builder.with_console_socket(Some(paths.dir.join(CONSOLE)));
     } else {

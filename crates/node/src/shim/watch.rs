@@ -73,7 +73,16 @@ const CHUNK: usize = 32 * 1024;
 
 impl Watch {
     #[expect(clippy::too_many_arguments, reason = "the parts of one running container, put together once")]
-    pub(super) fn new(paths: Paths, spec: &ContainerSpec, state: State, init: Pid, init_fd: OwnedFd, streams: Streams, log: Log, oom: Option<OomCounter>) -> io::Result<Self> {
+    pub(super) fn new(
+        paths: Paths,
+        spec: &ContainerSpec,
+        state: State,
+        init: Pid,
+        init_fd: OwnedFd,
+        streams: Streams,
+        log: Log,
+        oom: Option<OomCounter>,
+    ) -> io::Result<Self> {
         let attach = Attach::listen(&paths, spec.stdin_once)?;
         Ok(Watch { paths, state, init, init_fd, streams, log, oom, attach })
     }
@@ -82,7 +91,7 @@ impl Watch {
         self.init.as_raw_nonzero().get()
     }
 
-    pub(super) fn to_the_end(&mut self) {
+    pub(super) fn see_out(&mut self) {
         let end = loop {
             if let Some(end) = self.reap() {
                 break end;

@@ -20,10 +20,14 @@ use crate::runtime::StartError;
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Report {
     /// The process runs. With a terminal, its master side comes along.
-    Started { pid: u32 },
+    Started {
+        pid: u32,
+    },
     Failed(StartError),
     /// Only of an exec.
-    Exited { code: i32 },
+    Exited {
+        code: i32,
+    },
 }
 
 const PACKET: usize = 16 * 1024;
