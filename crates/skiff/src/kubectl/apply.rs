@@ -219,10 +219,7 @@ async fn update(
         .query("fieldValidation", validation(args))
         .body(type_, &patch);
     match session.json(&dry.mark(call)).await {
-        Ok(object) => {
-            let same = json::text(&object, "metadata.resourceVersion") == json::text(live, "metadata.resourceVersion");
-            Ok((object, if same && dry == DryRun::No { "unchanged" } else { "configured" }))
-        }
+        Ok(object) => Ok((object, "configured")),
         Err(e) => Err(applying(e, kind, wanted, &patch, source)),
     }
 }

@@ -51,7 +51,11 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<()> {
         return plain("you must specify at least one command for the container");
     }
     let pod = pods::behind(session, &before[0], args).await?;
-    let container = pods::container(&pod, args)?;
+    // Whether there is such a container is the server's to say.
+    let container = match args.get("container") {
+        Some(wanted) => wanted.to_owned(),
+        None => pods::container(&pod, args)?,
+    };
     let streams = Streams::wanted(args.on("stdin"), args.on("tty"));
     let mut call = subresource(&pod, "exec")?.query("container", container);
     for word in command {

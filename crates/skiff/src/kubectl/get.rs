@@ -119,9 +119,6 @@ fn gv(target: &Target) -> String {
 }
 
 async fn tables(session: &Session, args: &Args, targets: &[Target], wide: bool) -> Result<()> {
-    let kinds = targets.iter().map(|t| t.kind.qualified()).collect::<std::collections::BTreeSet<_>>().len();
-    let by_slash = args.words.iter().any(|w| w.contains('/'));
-    let with_kind = args.on("show-kind") || kinds > 1 || (by_slash && kinds > 1);
     let mut errors = Vec::new();
     let mut sheets: Vec<Sheet> = Vec::new();
     for target in targets {
@@ -140,6 +137,10 @@ async fn tables(session: &Session, args: &Args, targets: &[Target], wide: bool) 
         }
     }
     sheets.retain(|s| !s.is_empty());
+    // By words, naming several kinds is enough; from files, several must have been found.
+    let mentioned = targets.iter().map(|t| t.kind.qualified()).collect::<std::collections::BTreeSet<_>>().len();
+    let kinds = if args.has("filename") { sheets.len() } else { mentioned };
+    let with_kind = args.on("show-kind") || kinds > 1;
     if sheets.is_empty() && errors.is_empty() && !args.on("ignore-not-found") {
         note(&nothing_found(session, args, targets));
     }
@@ -220,7 +221,7 @@ async fn watch(session: &Session, args: &Args, format: &Format, targets: &[Targe
     let accept = if human { TABLE } else { JSON };
     let field = (!target.name.is_empty()).then(|| format!("metadata.name={}", target.name));
     let collection = Target { name: String::new(), ..target.clone() };
-    let call = self::call(&collection, args).maybe("fieldSelector", field.as_deref()).accept(accept);
+    let call = call(&collection, args).maybe("fieldSelector", field.as_deref()).accept(accept);
     if !target.name.is_empty() {
         session.json(&Call::get(target.path())).await?;
     }
@@ -238,7 +239,8 @@ async fn watch(session: &Session, args: &Args, format: &Format, targets: &[Targe
         match lines.read_line(&mut line).await {
             Ok(0) => return Ok(()),
             Ok(_) => printer.event(&line)?,
-            Err(e) => return plain(format!("an error on the server has prevented the watch from going on: {e}")),
+            // The server, or --request-timeout, ended it.
+            Err(_) => return Ok(()),
         }
     }
 }

@@ -1,25 +1,34 @@
 //! kubectl, built in. Reads the command line as kubectl does, asks the API server as any client would, and prints what
 //! kubectl prints, so that the documents people follow hold without installing anything.
 
+mod about;
 mod apply;
 mod create;
 mod delete;
+mod describe;
 mod dryrun;
 mod error;
 mod exec;
+mod explain;
+mod expose;
 mod flags;
 mod get;
 mod jsonpath;
 mod kinds;
+mod label;
 mod logs;
 mod manifest;
 mod output;
 mod pods;
+mod rollout;
+mod run;
+mod scale;
 mod session;
 mod table;
 mod targets;
 mod text;
 mod verbs;
+mod wait;
 mod yaml;
 
 use std::process::ExitCode;
@@ -31,12 +40,25 @@ use verbs::Verb;
 
 /// `args`: what stands after the program's name (or after `skiff kubectl`).
 pub(crate) fn main(args: &[String]) -> ExitCode {
-    match run(args) {
+    match run(&for_cluster(args)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             text::note(&error.report());
             ExitCode::from(error.exit_code())
         }
+    }
+}
+
+/// `skiff kubectl -c NAME VERB …` speaks to cluster NAME. Behind the verb, `-c` names a container.
+fn for_cluster(args: &[String]) -> Vec<String> {
+    match args {
+        [flag, name, rest @ ..] if flag == "-c" && called_as_skiff() => {
+            let kubeconfig = crate::cluster::paths::Paths::of(name).kubeconfig();
+            let mut all = vec![format!("--kubeconfig={}", kubeconfig.display())];
+            all.extend_from_slice(rest);
+            all
+        }
+        _ => args.to_vec(),
     }
 }
 

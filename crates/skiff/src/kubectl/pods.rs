@@ -85,7 +85,7 @@ pub(super) fn container(pod: &Value, args: &Args) -> Result<String> {
         let all = [names.clone(), names_of(pod, "spec.initContainers")].concat();
         return match all.iter().any(|n| n == wanted) {
             true => Ok(wanted.to_owned()),
-            false => plain(format!("container {wanted} not found in pod {pod_name}")),
+            false => plain(format!("container {wanted} is not valid for pod {pod_name}")),
         };
     }
     let marked = json::map(pod, "metadata.annotations").and_then(|a| a.get(DEFAULT_CONTAINER)).and_then(Value::as_str);

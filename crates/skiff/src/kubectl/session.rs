@@ -166,6 +166,7 @@ impl Session {
         config.connect_timeout = Some(Duration::from_secs(30));
         config.read_timeout = timeout(args)?;
         config.write_timeout = None;
+        config.default_retry = false;
         let namespace = args.get("namespace").map_or_else(|| config.default_namespace.clone(), str::to_owned);
         let server = config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
         let client = Client::try_from(config).map_err(|e| Error::Plain(e.to_string()))?;

@@ -86,9 +86,9 @@ impl Sheet {
         if style.with_namespace && self.kind.namespaced {
             cells.push(json::text(row, "object.metadata.namespace").to_owned());
         }
-        for (at, _) in self.shown(style) {
+        for (at, name) in self.shown(style) {
             let text = json::list(row, "cells").get(at).map(cell).unwrap_or_default();
-            cells.push(if at == 0 && style.with_kind { format!("{}/{text}", self.kind.label()) } else { text });
+            cells.push(if name == "Name" && style.with_kind { format!("{}/{text}", self.kind.label()) } else { text });
         }
         let labels = json::map(row, "object.metadata.labels");
         for wanted in &style.label_columns {

@@ -1,11 +1,11 @@
 //! The verbs: names, flags and help as one table, and the way from a verb to what does it.
 
 use super::{
-    Session, apply, create, delete, dryrun,
+    Session, about, apply, create, delete, describe, dryrun,
     error::{Error, Result},
-    exec,
-    flags::{Args, Flag, GLOBAL, Takes},
-    get, logs, manifest, output,
+    exec, explain, expose,
+    flags::{Args, Flag, GLOBAL, Takes, value},
+    get, label, logs, manifest, output, rollout, run as run_pod, scale, wait,
 };
 
 pub(super) struct Verb {
@@ -114,7 +114,187 @@ const VERBS: &[Verb] = &[
         examples: "kubectl logs web-0 -f --tail=20\nkubectl logs deploy/web --all-containers\nkubectl logs -l app=web --prefix",
         flags: &[logs::FLAGS],
     },
+    Verb {
+        names: &["describe"],
+        usage: "TYPE [NAME…] | TYPE/NAME… | -f FILE",
+        about: "Tell everything about objects, with the events that concern them.",
+        examples: "kubectl describe svc web\nkubectl describe pods -l app=web\nkubectl describe node",
+        flags: &[describe::FLAGS, get::SELECT, manifest::FLAGS],
+    },
+    Verb {
+        names: &["expose"],
+        usage: "TYPE NAME --port=PORT [--target-port=PORT]",
+        about: "Put a Service in front of a Deployment, ReplicaSet, Pod or other Service.",
+        examples: "kubectl expose deployment web --port=80 --target-port=8080\n\
+                   kubectl expose deploy web --port=80 --type=NodePort --name=web-np --dry-run=client -o yaml",
+        flags: &[expose::FLAGS, dryrun::FLAG, output::FLAG, manifest::FLAGS],
+    },
+    Verb {
+        names: &["scale"],
+        usage: "TYPE NAME --replicas=COUNT",
+        about: "Say how many pods there shall be.",
+        examples: "kubectl scale deploy web --replicas=3\nkubectl scale rs/web-1 --current-replicas=2 --replicas=0",
+        flags: &[scale::FLAGS, SELECTOR, dryrun::FLAG, output::FLAG, manifest::FLAGS],
+    },
+    Verb {
+        names: &["rollout status"],
+        usage: "TYPE NAME",
+        about: "Wait until a new version is everywhere, and tell how far it has come.",
+        examples: "kubectl rollout status deploy/web --timeout=1m",
+        flags: ROLLOUT,
+    },
+    Verb {
+        names: &["rollout history"],
+        usage: "TYPE NAME [--revision=NUMBER]",
+        about: "The versions that there were.",
+        examples: "kubectl rollout history deploy/web\nkubectl rollout history deploy/web --revision=2",
+        flags: ROLLOUT,
+    },
+    Verb {
+        names: &["rollout undo"],
+        usage: "TYPE NAME [--to-revision=NUMBER]",
+        about: "Go back to the version before, or to another one.",
+        examples: "kubectl rollout undo deploy/web",
+        flags: ROLLOUT,
+    },
+    Verb {
+        names: &["rollout restart"],
+        usage: "TYPE NAME",
+        about: "Replace all pods, a few at a time.",
+        examples: "kubectl rollout restart deploy/web",
+        flags: ROLLOUT,
+    },
+    Verb {
+        names: &["rollout pause"],
+        usage: "TYPE NAME",
+        about: "Let changes to the template wait.",
+        examples: "kubectl rollout pause deploy/web",
+        flags: ROLLOUT,
+    },
+    Verb {
+        names: &["rollout resume"],
+        usage: "TYPE NAME",
+        about: "Let changes to the template happen again.",
+        examples: "kubectl rollout resume deploy/web",
+        flags: ROLLOUT,
+    },
+    Verb {
+        names: &["label"],
+        usage: "TYPE NAME… KEY=VALUE… KEY-…",
+        about: "Set labels; KEY- removes one.",
+        examples: "kubectl label pod web-0 app=other --overwrite\nkubectl label pods --all tier-",
+        flags: &[label::FLAGS, get::SELECT, dryrun::FLAG, output::FLAG, manifest::FLAGS],
+    },
+    Verb {
+        names: &["annotate"],
+        usage: "TYPE NAME… KEY=VALUE… KEY-…",
+        about: "Set annotations; KEY- removes one.",
+        examples: "kubectl annotate deploy web kubernetes.io/change-cause='new image'",
+        flags: &[label::FLAGS, get::SELECT, dryrun::FLAG, output::FLAG, manifest::FLAGS],
+    },
+    Verb {
+        names: &["run"],
+        usage: "NAME --image=IMAGE [-- ARGS…]",
+        about: "Run one pod.",
+        examples: "kubectl run web --image=nginx --port=80\nkubectl run -it --rm try --image=busybox --restart=Never -- sh",
+        flags: &[run_pod::FLAGS, dryrun::FLAG, output::FLAG],
+    },
+    Verb {
+        names: &["wait"],
+        usage: "TYPE NAME --for=condition=NAME|delete|jsonpath=PATH=VALUE",
+        about: "Wait until something holds.",
+        examples: "kubectl wait pod/web-0 --for=condition=Ready --timeout=1m\nkubectl wait svc/web --for=delete",
+        flags: &[wait::FLAGS, get::SELECT, output::FLAG, manifest::FLAGS],
+    },
+    Verb {
+        names: &["patch"],
+        usage: "TYPE NAME -p PATCH",
+        about: "Change some fields of an object.",
+        examples: "kubectl patch svc web -p '{\"spec\":{\"type\":\"NodePort\"}}'",
+        flags: &[scale::PATCH, dryrun::FLAG, output::FLAG, manifest::FLAGS],
+    },
+    Verb {
+        names: &["replace"],
+        usage: "-f FILE",
+        about: "Put the object of the file in place of the one that is there.",
+        examples: "kubectl replace -f web.yaml",
+        flags: &[create::FLAGS, dryrun::FLAG, output::FLAG, manifest::FLAGS],
+    },
+    Verb {
+        names: &["set image"],
+        usage: "TYPE NAME CONTAINER=IMAGE…",
+        about: "Change the image of containers.",
+        examples: "kubectl set image deploy/web web=nginx:1.27",
+        flags: &[scale::IMAGE, SELECTOR, dryrun::FLAG, output::FLAG, manifest::FLAGS],
+    },
+    Verb {
+        names: &["explain"],
+        usage: "TYPE[.FIELD…]",
+        about: "What a kind and its fields mean.",
+        examples: "kubectl explain svc.spec.ports\nkubectl explain deploy --recursive",
+        flags: &[explain::FLAGS],
+    },
+    Verb {
+        names: &["api-resources"],
+        usage: "",
+        about: "The kinds that the server has.",
+        examples: "kubectl api-resources --namespaced=true",
+        flags: &[about::RESOURCES],
+    },
+    Verb {
+        names: &["api-versions"],
+        usage: "",
+        about: "The groups and versions that the server has.",
+        examples: "kubectl api-versions",
+        flags: &[],
+    },
+    Verb {
+        names: &["cluster-info"],
+        usage: "",
+        about: "Where the cluster is.",
+        examples: "kubectl cluster-info",
+        flags: &[],
+    },
+    Verb {
+        names: &["version"],
+        usage: "",
+        about: "The versions of this program and of the server.",
+        examples: "kubectl version -o yaml",
+        flags: &[about::VERSION],
+    },
+    Verb {
+        names: &["config view"],
+        usage: "",
+        about: "The kubeconfig, without secrets.",
+        examples: "kubectl config view --minify",
+        flags: &[about::CONFIG],
+    },
+    Verb {
+        names: &["config get-contexts"],
+        usage: "[NAME…]",
+        about: "The contexts of the kubeconfig.",
+        examples: "kubectl config get-contexts",
+        flags: &[about::CONFIG],
+    },
+    Verb {
+        names: &["config current-context"],
+        usage: "",
+        about: "The context that is used.",
+        examples: "kubectl config current-context",
+        flags: &[about::CONFIG],
+    },
+    Verb {
+        names: &["config use-context"],
+        usage: "NAME",
+        about: "Use another context from now on.",
+        examples: "kubectl config use-context skiff-test",
+        flags: &[about::CONFIG],
+    },
 ];
+
+const ROLLOUT: &[&[Flag]] = &[rollout::FLAGS, SELECTOR, dryrun::FLAG, output::FLAG, manifest::FLAGS];
+
+const SELECTOR: &[Flag] = &[value("selector", "only objects with these labels").short('l')];
 
 /// The verb that the first words name, and how many of them do.
 pub(super) fn find(first: &str, second: Option<&str>) -> Option<(&'static Verb, usize)> {
@@ -181,6 +361,12 @@ fn flags(lists: &[&[Flag]]) -> String {
 }
 
 pub(super) async fn run(verb: &Verb, args: &Args, as_skiff: bool) -> Result<()> {
+    if let Some(what) = verb.name().strip_prefix("config ") {
+        return about::config(args, as_skiff, what);
+    }
+    if verb.name() == "version" && args.on("client") {
+        return about::version(None, args).await;
+    }
     let session = Session::open(args, as_skiff).await?;
     match verb.name() {
         "get" => get::run(&session, args).await,
@@ -215,6 +401,22 @@ pub(super) async fn run(verb: &Verb, args: &Args, as_skiff: bool) -> Result<()> 
         }
         name if name.starts_with("create ") => create::generated(&session, args, &name["create ".len()..]).await,
         "delete" => delete::run(&session, args).await,
+        "describe" => describe::run(&session, args).await,
+        "expose" => expose::run(&session, args).await,
+        "scale" => scale::run(&session, args).await,
+        "label" => label::run(&session, args, label::What::Labels).await,
+        "annotate" => label::run(&session, args, label::What::Annotations).await,
+        "run" => run_pod::run(&session, args).await,
+        "wait" => wait::run(&session, args).await,
+        "patch" => scale::patch(&session, args).await,
+        "replace" => scale::replace(&session, args).await,
+        "set image" => scale::image(&session, args).await,
+        "explain" => explain::run(&session, args).await,
+        "api-resources" => about::api_resources(&session, args).await,
+        "api-versions" => about::api_versions(&session).await,
+        "cluster-info" => about::cluster_info(&session, args).await,
+        "version" => about::version(Some(&session), args).await,
+        name if name.starts_with("rollout ") => rollout::run(&session, args, &name["rollout ".len()..]).await,
         "exec" => exec::run(&session, args).await,
         "logs" => logs::run(&session, args).await,
         name => Err(Error::Plain(format!("{name} is not built in"))),

@@ -174,6 +174,9 @@ type Contents = Vec<(String, Vec<u8>)>;
 
 fn contents(args: &Args) -> Result<Contents> {
     let mut all: Contents = Vec::new();
+    if args.has("from-env-file") && (args.has("from-file") || args.has("from-literal")) {
+        return plain("from-env-file cannot be combined with from-file or from-literal");
+    }
     for literal in args.all("from-literal") {
         let Some((key, value)) = literal.split_once('=').filter(|(k, _)| !k.is_empty()) else {
             return plain(format!("invalid literal source {literal}, expected key=value"));
