@@ -52,12 +52,11 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<()> {
     for target in targets {
         match target.name.is_empty() {
             false => found.push(target),
-            true => match session.fetch(std::slice::from_ref(&target), args).await {
-                (objects, failed) => {
-                    found.extend(objects.iter().map(|(_, o)| with_name(&target, o)));
-                    errors.extend(failed);
-                }
-            },
+            true => {
+                let (objects, failed) = session.fetch(std::slice::from_ref(&target), args).await;
+                found.extend(objects.iter().map(|(_, o)| with_name(&target, o)));
+                errors.extend(failed);
+            }
         }
     }
     if found.is_empty() && errors.is_empty() {
@@ -132,7 +131,7 @@ impl Plan {
             dry: DryRun::of(args)?,
             grace,
             propagation,
-            wait: !args.off("wait") && !(args.on("force") && grace == Some(0) && !args.on("wait")),
+            wait: if args.on("force") && grace == Some(0) { args.on("wait") } else { !args.off("wait") },
             until: limit.map(|l| Instant::now() + l),
             format,
         })

@@ -159,8 +159,7 @@ fn read_long(text: &str, rest: &mut Rest<'_>, known: &[&'static [Flag]], into: &
 }
 
 fn read_short(arg: &str, rest: &mut Rest<'_>, known: &[&'static [Flag]], into: &mut Args) -> Result<()> {
-    let mut letters = arg[1..].char_indices();
-    while let Some((at, letter)) = letters.next() {
+    for (at, letter) in arg[1..].char_indices() {
         let Some(flag) = find(known, |f| f.short == letter) else {
             return plain(format!("unknown shorthand flag: {letter:?} in {arg}"));
         };

@@ -180,6 +180,7 @@ pub(super) async fn changes(
         match json::text(&event, "type") {
             "ADDED" | "MODIFIED" => return Ok(Some(object)),
             "DELETED" => return Ok(None),
+            "BOOKMARK" => line.clear(),
             _ => break,
         }
     }
