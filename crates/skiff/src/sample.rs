@@ -78,7 +78,10 @@ fn answer(mut stream: TcpStream, name: &str, page: &str) -> std::io::Result<()> 
     // A log that cannot be written must not cost the client its page.
     let _ = say(&format!("{name} {} from {client}\n", first.trim_end_matches(" HTTP/1.1")));
     let length = page.len();
-    write!(stream, "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{page}")
+    write!(
+        stream,
+        "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{page}"
+    )
 }
 
 fn reach(host: &str, port: u16) -> Result<(TcpStream, SocketAddr), String> {
@@ -125,7 +128,8 @@ fn print_environment() -> Outcome {
 /// Asks as the pod's resolv.conf says: names with few dots go through the search list first.
 fn nslookup(name: &str) -> Outcome {
     let conf = std::fs::read_to_string("/etc/resolv.conf").map_err(|e| format!("/etc/resolv.conf: {e}"))?;
-    let value = |key: &str| conf.lines().filter_map(move |l| l.strip_prefix(key)).map(str::trim).next().unwrap_or_default();
+    let value =
+        |key: &str| conf.lines().filter_map(move |l| l.strip_prefix(key)).map(str::trim).next().unwrap_or_default();
     let server: IpAddr = value("nameserver").parse().map_err(|_| "/etc/resolv.conf names no server".to_owned())?;
     say(&format!("Server:    {server}\n\n"))?;
     let searched = value("search").split_whitespace().map(|domain| format!("{name}.{domain}"));

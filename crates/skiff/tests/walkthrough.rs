@@ -82,7 +82,9 @@ fn deployments(k: &Client<'_>, bye_image: &str) {
 /// W02
 fn names_labels_and_addresses(k: &Client<'_>) {
     let shown = k.ok(&["get", "deploy,rs,po", "-o", "wide", "--show-labels"]);
-    for column in ["READY", "UP-TO-DATE", "AVAILABLE", "CONTAINERS", "IMAGES", "SELECTOR", "DESIRED", "CURRENT", "NOMINATED NODE"] {
+    for column in
+        ["READY", "UP-TO-DATE", "AVAILABLE", "CONTAINERS", "IMAGES", "SELECTOR", "DESIRED", "CURRENT", "NOMINATED NODE"]
+    {
         assert!(shown.contains(column), "{column}:\n{shown}");
     }
     let row = shown.lines().find(|l| l.starts_with("replicaset.apps/ms-hello-dep-")).expect("a ReplicaSet");
@@ -122,9 +124,24 @@ fn pods_reach_each_other(k: &Client<'_>) {
 /// W04
 fn expose_dry_run(k: &Client<'_>) {
     for how in ["--dry-run=client", "--dry-run=server"] {
-        let args = ["expose", "deployment", "ms-bye-dep", "--name=ms-bye-svc", "--port=19", "--target-port=9999", "--type=ClusterIP"];
+        let args = [
+            "expose",
+            "deployment",
+            "ms-bye-dep",
+            "--name=ms-bye-svc",
+            "--port=19",
+            "--target-port=9999",
+            "--type=ClusterIP",
+        ];
         let yaml = k.ok(&[&args[..], &[how, "-o", "yaml"]].concat());
-        for line in ["kind: Service", "    app: ms-bye-dep", "  name: ms-bye-svc", "  - port: 19", "    targetPort: 9999", "    app: ms-bye-pods"] {
+        for line in [
+            "kind: Service",
+            "    app: ms-bye-dep",
+            "  name: ms-bye-svc",
+            "  - port: 19",
+            "    targetPort: 9999",
+            "    app: ms-bye-pods",
+        ] {
             assert!(yaml.contains(line), "{how}: {line}:\n{yaml}");
         }
     }
@@ -246,14 +263,27 @@ fn ping(k: &Client<'_>) {
 
 /// W13, W14
 fn selectors_and_describe(k: &Client<'_>) {
-    let shown = k.ok(&["get", "svc,ep,po", "-o", "wide", "--show-labels", "-l", "app in (ms-hello-dep, ms-hello-pods)"]);
+    let shown =
+        k.ok(&["get", "svc,ep,po", "-o", "wide", "--show-labels", "-l", "app in (ms-hello-dep, ms-hello-pods)"]);
     for (start, count) in [("service/ms-hello-svc", 1), ("endpoints/ms-hello-svc", 1), ("pod/ms-hello-dep-", 2)] {
         assert_eq!(shown.lines().filter(|l| l.starts_with(start)).count(), count, "{start}:\n{shown}");
     }
     assert!(!shown.contains("ms-bye"), "{shown}");
     let shown = k.ok(&["describe", "svc", "ms-hello-svc"]);
-    let fields = ["Name:", "Namespace:", "Labels:", "Annotations:", "Selector:", "Type:", "IP:", "Port:", "TargetPort:", "Endpoints:",
-        "Session Affinity:", "Events:"];
+    let fields = [
+        "Name:",
+        "Namespace:",
+        "Labels:",
+        "Annotations:",
+        "Selector:",
+        "Type:",
+        "IP:",
+        "Port:",
+        "TargetPort:",
+        "Endpoints:",
+        "Session Affinity:",
+        "Events:",
+    ];
     for field in fields {
         assert!(shown.lines().any(|l| l.starts_with(field)), "{field}:\n{shown}");
     }
@@ -450,7 +480,9 @@ impl Drop for OtherHost {
 fn without_selector(k: &Client<'_>) {
     let other = OtherHost::start();
     let service = |name: &str| {
-        format!("{{kind: Service, apiVersion: v1, metadata: {{name: {name}}}, spec: {{ports: [{{protocol: TCP, port: 9090, targetPort: 9090}}]}}}}")
+        format!(
+            "{{kind: Service, apiVersion: v1, metadata: {{name: {name}}}, spec: {{ports: [{{protocol: TCP, port: 9090, targetPort: 9090}}]}}}}"
+        )
     };
     k.apply(&service("streamset-service"));
     k.apply(&service("sliced-service"));
@@ -516,7 +548,9 @@ fn headless(k: &Client<'_>) {
     follows(k, "headless-hello-svc", HELLO_PODS, 2);
     let shown = k.ok(&["get", "svc", "headless-hello-svc"]);
     assert!(shown.lines().any(|l| l.contains("ClusterIP   None         <none>        17/TCP")), "{shown}");
-    assert!(k.ok(&["describe", "svc", "headless-hello-svc"]).lines().any(|l| l.starts_with("IP:") && l.ends_with("None")));
+    assert!(
+        k.ok(&["describe", "svc", "headless-hello-svc"]).lines().any(|l| l.starts_with("IP:") && l.ends_with("None"))
+    );
     let bye = one(k, BYE_PODS);
     let ips = k.endpoints("headless-hello-svc");
     eventually("the headless Service's names", || {
@@ -539,7 +573,9 @@ fn node_port(k: &Client<'_>) {
     assert_eq!(k.cluster.skiff_ok(&["shell", "--", "curl", "-s", &url]), HELLO);
     assert_eq!(tools::run(std::process::Command::new("curl").args(["-s", &url])).expect("from the host"), HELLO);
     let service = |name: &str, port: &str| {
-        format!("{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, spec: {{type: NodePort, ports: [{{port: 17, nodePort: {port}}}]}}}}")
+        format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, spec: {{type: NodePort, ports: [{{port: 17, nodePort: {port}}}]}}}}"
+        )
     };
     for (port, why) in [
         ("80", "provided port is not in the valid range. The range of valid ports is 30000-32767"),
@@ -575,7 +611,11 @@ fn several_ports(k: &Client<'_>) {
     }
     let unnamed = "{apiVersion: v1, kind: Service, metadata: {name: unnamed}, spec: {ports: [{port: 1}, {port: 2}]}}";
     let refused = text(&k.feed(&["apply", "-f", "-"], unnamed).stderr);
-    assert!(refused.contains("The Service \"unnamed\" is invalid") && refused.contains("spec.ports[0].name: Required value"), "{refused}");
+    assert!(
+        refused.contains("The Service \"unnamed\" is invalid")
+            && refused.contains("spec.ports[0].name: Required value"),
+        "{refused}"
+    );
     k.apply(MY_APP);
     k.apply(&manifest("my-service.yaml"));
     follows(k, "my-service", "app=MyApp", 1);
@@ -601,6 +641,10 @@ fn deleted_service(k: &Client<'_>) {
     });
     let refused = k.try_exec(&bye, &["curl", "-sS", "-m", "5", &format!("http://{ip}:17")]);
     assert_ne!(refused.status.code(), Some(0));
-    assert!(!text(&refused.stderr).contains("timed out"), "a deleted Service's address hangs: {}", text(&refused.stderr));
+    assert!(
+        !text(&refused.stderr).contains("timed out"),
+        "a deleted Service's address hangs: {}",
+        text(&refused.stderr)
+    );
     assert!(!lookup(k, &bye, "ms-hello-svc").contains(&ip));
 }

@@ -43,12 +43,24 @@ impl Registry {
     }
 
     /// Pushes an image as `127.0.0.1:PORT/REPOSITORY:TAG`; that name comes back.
-    pub fn push(&self, blobs: &[Blob<'_>], manifest: &[u8], repository: &str, tag: &str, dir: &Path) -> Result<String, String> {
+    pub fn push(
+        &self,
+        blobs: &[Blob<'_>],
+        manifest: &[u8],
+        repository: &str,
+        tag: &str,
+        dir: &Path,
+    ) -> Result<String, String> {
         for blob in blobs {
             self.put_blob(blob, repository, dir)?;
         }
         let url = format!("http://127.0.0.1:{}/v2/{repository}/manifests/{tag}", self.port);
-        self.curl(manifest, &["-X", "PUT", "-H", "Content-Type: application/vnd.oci.image.manifest.v1+json"], &url, dir)?;
+        self.curl(
+            manifest,
+            &["-X", "PUT", "-H", "Content-Type: application/vnd.oci.image.manifest.v1+json"],
+            &url,
+            dir,
+        )?;
         Ok(format!("127.0.0.1:{}/{repository}:{tag}", self.port))
     }
 

@@ -153,33 +153,46 @@ fn prune_logs(ctx: &Context, pod: &Pod, container: &str, attempt: i32) {
     }
 }
 
-/// preStop within the grace, then the image's stop signal, at the grace's end SIGKILL. Aborted when the container ends.
-pub async fn stop(ctx: &Arc<Context>, pod: &Pod, container: &Container, id: &str, signal: Option<String>, grace: i64) {
-    let grace = Duration::from_secs(u64::try_from(grace).unwrap_or(0));
+/// How long a pod that is deleted still takes connections before it is told to end: by then every proxy has dropped it.
+/// The API has no word for "all proxies know"; Endpoints and rules follow a deletion within tens of milliseconds.
+const FAREWELL: Duration = Duration::from_millis(300);
+
+/// What ends a container.
+pub struct Stop {
+    pub container: Container,
+    pub id: String,
+    /// The image's stop signal.
+    pub signal: Option<String>,
+    pub grace: i64,
+    /// Clients may be on their way: the pod was ready and is deleted.
+    pub serving: bool,
+}
+
+/// preStop within the grace, then the stop signal, at the grace's end SIGKILL. Aborted when the container ends.
+pub async fn stop(ctx: &Arc<Context>, pod: &Pod, stop: Stop) {
+    let grace = Duration::from_secs(u64::try_from(stop.grace).unwrap_or(0));
     let deadline = tokio::time::Instant::now() + grace;
-    let hook = container.lifecycle.as_ref().and_then(|l| l.pre_stop.clone());
-    if let Some(hook) = hook.filter(|_| !grace.is_zero()) {
-        match tokio::time::timeout_at(deadline, probes::hook(ctx, pod, container, id, &hook)).await {
-            Ok(Ok(())) => {}
-            Ok(Err(message)) => {
-                ctx.recorder.pod(pod, Some(&container.name), Kind::Warning, "FailedPreStopHook", message)
-            }
-            Err(_) => ctx.recorder.pod(
-                pod,
-                Some(&container.name),
-                Kind::Warning,
-                "FailedPreStopHook",
-                "the grace period is over",
-            ),
-        }
-    }
-    let number = signal.as_deref().and_then(signal_number).unwrap_or(libc::SIGTERM);
     if !grace.is_zero() {
-        let _ = ctx.runtime.signal(id, number);
+        let farewell = if stop.serving { FAREWELL.min(grace) } else { Duration::ZERO };
+        tokio::join!(pre_stop(ctx, pod, &stop, deadline), tokio::time::sleep(farewell));
+        let number = stop.signal.as_deref().and_then(signal_number).unwrap_or(libc::SIGTERM);
+        // A container that has ended meanwhile needs no signal.
+        let _ = ctx.runtime.signal(&stop.id, number);
         // After a long hook the process still has two seconds.
         tokio::time::sleep_until(deadline.max(tokio::time::Instant::now() + Duration::from_secs(2).min(grace))).await;
     }
-    let _ = ctx.runtime.signal(id, libc::SIGKILL);
+    let _ = ctx.runtime.signal(&stop.id, libc::SIGKILL);
+}
+
+async fn pre_stop(ctx: &Arc<Context>, pod: &Pod, stop: &Stop, deadline: tokio::time::Instant) {
+    let Some(hook) = stop.container.lifecycle.as_ref().and_then(|l| l.pre_stop.clone()) else { return };
+    let ran = tokio::time::timeout_at(deadline, probes::hook(ctx, pod, &stop.container, &stop.id, &hook)).await;
+    let message = match ran {
+        Ok(Ok(())) => return,
+        Ok(Err(message)) => message,
+        Err(_) => "the grace period is over".into(),
+    };
+    ctx.recorder.pod(pod, Some(&stop.container.name), Kind::Warning, "FailedPreStopHook", message);
 }
 
 /// `SIGTERM`, `TERM` or `15`.

@@ -301,12 +301,14 @@ impl Worker {
     /// preStop, the stop signal, and after the grace the end.
     fn kill(&mut self, name: &str, grace: i64) {
         let Some(container) = self.container_api(name) else { return };
+        let deleted = self.deleting();
         let own = self.container(name);
         let Some(id) = own.id().map(String::from) else { return };
         own.stopping = true;
         let signal = own.image.as_ref().and_then(|i| i.image.config.stop_signal.clone());
+        let stop = tasks::Stop { container, id, signal, grace, serving: deleted && own.ready };
         let (ctx, pod) = (self.ctx.clone(), self.pod.clone());
-        let task = self.tasks.spawn(async move { tasks::stop(&ctx, &pod, &container, &id, signal, grace).await });
+        let task = self.tasks.spawn(async move { tasks::stop(&ctx, &pod, stop).await });
         if let Some(former) = self.stops.insert(name.into(), task) {
             former.abort();
         }
@@ -482,7 +484,7 @@ impl Worker {
         let own = self.container(name);
         own.phase = Phase::Running { id: id.clone(), since };
         own.started = api.startup_probe.is_none();
-        own.ready = api.readiness_probe.is_none();
+        own.ready = api.readiness_probe.is_none() && !probes::listens(&api);
         let ip = if self.spec().host_network == Some(true) { Some(self.ctx.config.node_ip) } else { self.state.ip() };
         let Some(ip) = ip else { return };
         let reports = self.reports.clone();

@@ -2,6 +2,7 @@
 
 mod act;
 mod judge;
+mod listening;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -47,6 +48,9 @@ pub async fn run(target: Target, report: impl Fn(Change) + Clone) {
     let readiness = async {
         if let Some(probe) = target.container.readiness_probe.clone() {
             ready(&target, &probe, |ready| report(Change::Ready(ready))).await;
+        } else if listens(&target.container) {
+            listening::wait(&target).await;
+            report(Change::Ready(true));
         }
     };
     let liveness = async {
@@ -56,6 +60,11 @@ pub async fn run(target: Target, report: impl Fn(Change) + Clone) {
         }
     };
     tokio::join!(readiness, liveness);
+}
+
+/// A container that says on which TCP ports it listens, and has no readiness probe, is given a moment to do so.
+pub fn listens(container: &Container) -> bool {
+    container.readiness_probe.is_none() && listening::ports(container).next().is_some()
 }
 
 /// True when it passed, false when it failed for good.

@@ -1,12 +1,7 @@
 //! What a cluster is, as decided when it was first started; kept in its data directory so that the next start is the
 //! same cluster.
 
-use std::{
-    fs, io,
-    net::Ipv4Addr,
-    ops::RangeInclusive,
-    path::Path,
-};
+use std::{fs, io, net::Ipv4Addr, ops::RangeInclusive, path::Path};
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};

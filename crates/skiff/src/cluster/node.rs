@@ -116,7 +116,8 @@ pub(crate) fn describe(config: &Config, paths: &Paths, pki: &Pki, number: u8) ->
     let name = config.node_name(number);
     let ip = IpAddr::from(config.node_ip(number));
     let credentials = pki.node(&name, &[ip.to_string()])?;
-    let place = Place { name, ip, zone: config.zone(number), dns_ip: config.dns_ip().into(), domain: config.domain.clone() };
+    let place =
+        Place { name, ip, zone: config.zone(number), dns_ip: config.dns_ip().into(), domain: config.domain.clone() };
     let tls = skiff_node::Tls {
         certificate: credentials.serving.certificate,
         key: credentials.serving.key,

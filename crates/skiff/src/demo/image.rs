@@ -49,7 +49,9 @@ fn libraries() -> Result<Vec<String>> {
     found.sort();
     found.dedup();
     // The loader is asked for by a path of the ABI, which a distribution may have as a link to where it really is.
-    for (real, abi) in [("ld-linux-x86-64", "/lib64/ld-linux-x86-64.so.2"), ("ld-linux-aarch64", "/lib/ld-linux-aarch64.so.1")] {
+    for (real, abi) in
+        [("ld-linux-x86-64", "/lib64/ld-linux-x86-64.so.2"), ("ld-linux-aarch64", "/lib/ld-linux-aarch64.so.1")]
+    {
         if found.iter().any(|p| p.contains(real)) && !found.iter().any(|p| p == abi) {
             found.push(abi.to_owned());
         }

@@ -29,7 +29,9 @@ pub(crate) fn run(args: &Demo) -> Result<ExitCode> {
     let cleaned = tour.skiff(&["down", "--delete", "--name", &name]);
     outcome?;
     cleaned?;
-    eprintln!("\nEvery step held. The cluster is gone again. To have one of your own: `sudo skiff up`; to look around in this one:");
+    eprintln!(
+        "\nEvery step held. The cluster is gone again. To have one of your own: `sudo skiff up`; to look around in this one:"
+    );
     eprintln!("`skiff demo --keep`.");
     Ok(ExitCode::SUCCESS)
 }

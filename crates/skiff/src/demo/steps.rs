@@ -102,7 +102,10 @@ fn names(tour: &Tour) -> Result<()> {
     headline("DNS knows the Service by name");
     let (bye, ip) = (bye_pod(tour)?, hello_ip(tour)?);
     let said = tour.kubectl(&format!("exec {bye} -- nslookup ms-hello-svc"))?;
-    check(said.contains(&ip) && said.contains("10.96.0.10"), "the cluster's DNS server answers with the Service's address")?;
+    check(
+        said.contains(&ip) && said.contains("10.96.0.10"),
+        "the cluster's DNS server answers with the Service's address",
+    )?;
     let said = tour.kubectl(&format!("exec {bye} -- nc -zv ms-hello-svc 17"))?;
     check(said.contains("open"), "the name is enough to connect")
 }

@@ -11,7 +11,16 @@ use skiff_node::image::make::{Layer, Recipe, archive, digest, documents};
 use skiff_testkit::{debian, registry::Registry, tools::run};
 
 const PACKAGES: [&str; 11] = [
-    "nodejs", "curl", "wget", "busybox", "telnet", "netcat-openbsd", "iputils-ping", "dash", "coreutils", "ca-certificates",
+    "nodejs",
+    "curl",
+    "wget",
+    "busybox",
+    "telnet",
+    "netcat-openbsd",
+    "iputils-ping",
+    "dash",
+    "coreutils",
+    "ca-certificates",
     "nginx-light",
 ];
 
@@ -42,11 +51,24 @@ impl Samples {
     }
 
     pub(crate) fn image<'a>(&'a self, name: &'a str, program: &'a str) -> Recipe<'a> {
-        Recipe { name, layers: vec![&self.base, &self.apps], env: vec![PATH], cmd: vec!["node", program], working_dir: "/app" }
+        Recipe {
+            name,
+            layers: vec![&self.base, &self.apps],
+            env: vec![PATH],
+            cmd: vec!["node", program],
+            working_dir: "/app",
+        }
     }
 
     /// Pushes the image to the registry; its full name comes back.
-    pub(crate) fn push(&self, recipe: &Recipe<'_>, registry: &Registry, repository: &str, tag: &str, dir: &Path) -> String {
+    pub(crate) fn push(
+        &self,
+        recipe: &Recipe<'_>,
+        registry: &Registry,
+        repository: &str,
+        tag: &str,
+        dir: &Path,
+    ) -> String {
         let (config, manifest) = documents(recipe);
         let config_digest = digest(&config);
         let layers = recipe.layers.iter().map(|l| (l.digest.as_str(), l.bytes.as_slice()));
@@ -56,7 +78,8 @@ impl Samples {
 
     /// An archive of ms-hello, both multcont images and nginx; ms-bye comes from a registry.
     pub(crate) fn archive(&self, dir: &Path) -> PathBuf {
-        let nginx = Recipe { cmd: vec!["nginx", "-g", "daemon off;"], ..self.image("docker.io/library/nginx:latest", "") };
+        let nginx =
+            Recipe { cmd: vec!["nginx", "-g", "daemon off;"], ..self.image("docker.io/library/nginx:latest", "") };
         let images = [
             self.image("skiff.local/ms-hello:v4", "ms-hello.js"),
             self.image("skiff.local/ms-hello:v5", "ms-hello.js"),
@@ -95,7 +118,8 @@ fn applications() -> Result<Layer, String> {
     files.sort();
     files.push(("etc/nginx/nginx.conf".into(), NGINX_CONF.into()));
     let listed: Vec<_> = files.iter().map(|(name, content)| (name.as_str(), 0o644, content.as_slice())).collect();
-    Layer::files(&listed, &[("usr/bin/telnet", "inetutils-telnet"), ("usr/bin/nc", "nc.openbsd")]).map_err(|e| e.to_string())
+    Layer::files(&listed, &[("usr/bin/telnet", "inetutils-telnet"), ("usr/bin/nc", "nc.openbsd")])
+        .map_err(|e| e.to_string())
 }
 
 pub(crate) fn manifest(name: &str) -> String {

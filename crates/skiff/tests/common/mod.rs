@@ -133,7 +133,15 @@ impl Client<'_> {
     /// What it printed; a failure of the test when it failed.
     pub(crate) fn ok(&self, args: &[&str]) -> String {
         let output = self.run(args);
-        let shown = || format!("{:?} kubectl {args:?}: {}\n{}{}", self.kind, output.status, text(&output.stdout), text(&output.stderr));
+        let shown = || {
+            format!(
+                "{:?} kubectl {args:?}: {}\n{}{}",
+                self.kind,
+                output.status,
+                text(&output.stdout),
+                text(&output.stderr)
+            )
+        };
         assert!(output.status.success(), "{}", shown());
         text(&output.stdout)
     }
@@ -157,6 +165,8 @@ impl Client<'_> {
         let mut command = self.command(args);
         let pipe = std::process::Stdio::piped;
         let mut child = command.stdin(pipe()).stdout(pipe()).stderr(pipe()).spawn().expect("kubectl runs");
+        // What begins with a brace is taken for JSON.
+        let input = format!("---\n{input}");
         child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("kubectl reads");
         child.wait_with_output().expect("kubectl ends")
     }
@@ -178,7 +188,11 @@ impl Client<'_> {
     pub(crate) fn pods(&self, selector: &str) -> Vec<String> {
         let template = "{range .items[*]}{.metadata.name} {.metadata.deletionTimestamp}{\"\\n\"}{end}";
         let listed = self.jsonpath(&["pods", "-l", selector], template);
-        listed.lines().filter_map(|l| l.trim_end().split_once(' ').map_or(Some(l.trim()), |_| None)).map(str::to_owned).collect()
+        listed
+            .lines()
+            .filter_map(|l| l.trim_end().split_once(' ').map_or(Some(l.trim()), |_| None))
+            .map(str::to_owned)
+            .collect()
     }
 
     /// Waits until so many pods with the label are ready, and no others are there.
@@ -188,7 +202,9 @@ impl Client<'_> {
             let ready = self.jsonpath(&["pods", "-l", selector], path);
             let ready = ready.lines().filter(|l| *l == "True").count();
             let pods = self.pods(selector);
-            (ready == count && pods.len() == count).then_some(pods).ok_or_else(|| self.ok(&["get", "pods", "-o", "wide"]))
+            (ready == count && pods.len() == count)
+                .then_some(pods)
+                .ok_or_else(|| self.ok(&["get", "pods", "-o", "wide"]))
         })
     }
 
