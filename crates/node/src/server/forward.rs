@@ -42,7 +42,14 @@ fn ports(query: &str) -> Result<Vec<u16>, Refusal> {
             ports.push(port.ok_or_else(|| Refusal::bad(format!("query parameter \"ports\": {text:?} is no port")))?);
         }
     }
-    if ports.is_empty() || ports.len() > MAX_PORTS {
+    if ports.is_empty() {
+        // What kubectl sends.
+        return Err(Refusal::bad(
+            "port-forward over SPDY is not supported: reach the pod by its address from this machine, or use a client \
+             that names the ports in the query (v4.channel.k8s.io)",
+        ));
+    }
+    if ports.len() > MAX_PORTS {
         return Err(Refusal::bad(format!("query parameter \"ports\" must name 1 to {MAX_PORTS} ports")));
     }
     Ok(ports)
