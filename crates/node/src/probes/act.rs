@@ -38,7 +38,9 @@ pub(super) async fn run(ctx: &Context, id: &str, check: &Check) -> Result<(), St
         Check::Exec(args) => exec(ctx, id, args).await,
         Check::Tcp { host, port } => connect(host, *port).await.map(drop),
         Check::Http { tls, host, port, path, headers } => {
-            let stream = connect(host, *port).await?;
+            let scheme = if *tls { "https" } else { "http" };
+            let to = |e| format!("Get \"{scheme}://{host}:{port}{path}\": {e}");
+            let stream = connect(host, *port).await.map_err(to)?;
             let request = request(host, *port, path, headers);
             if *tls { http(secure(stream).await?, &request).await } else { http(stream, &request).await }
         }
