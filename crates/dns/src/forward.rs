@@ -14,18 +14,23 @@ use tokio::{
     net::{TcpStream, UdpSocket},
     runtime::Handle,
     sync::Semaphore,
-    time::timeout,
+    time::{timeout, timeout_at},
 };
 
 use crate::wire::{self, Foreign, Name, Rcode, Record, Response};
 
 /// How long one resolver may take before the next one is asked.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// After so long without an answer the question is sent again: UDP loses packets.
+const AGAIN: Duration = Duration::from_millis(700);
 /// How many questions may be under way; more are answered SERVFAIL.
 const UNDER_WAY: usize = 1000;
 const CACHED: usize = 10_000;
+/// Longer answers are not kept, so that the cache stays small whatever is asked.
+const KEPT_RECORDS: usize = 50;
+const KEPT_BYTES: usize = 4096;
 const LONGEST: u32 = 3600;
-/// How long a "no" without an SOA, or a failure, is kept.
+/// How long a "no" without an SOA is kept.
 const SHORTEST: u32 = 5;
 /// How often the resolver file is looked at again.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
@@ -67,7 +72,8 @@ impl Forwarder {
         }
     }
 
-    /// Always an answer: SERVFAIL when no resolver gave one.
+    /// Always an answer: SERVFAIL when no resolver gave one. Only answers count; a resolver that fails or refuses leaves
+    /// the question to the next one.
     pub async fn resolve(&self, name: &Name, rtype: u16) -> Response {
         let key = (name.clone(), rtype);
         if let Some(hit) = lock(&self.cache).get(&key, Instant::now()) {
@@ -76,7 +82,7 @@ impl Forwarder {
         let Ok(_permit) = self.under_way.try_acquire() else { return Response::empty(Rcode::ServFail) };
         for upstream in self.addresses() {
             if let Some(answer) = self.ask(upstream, name, rtype).await
-                && !matches!(answer.rcode, Rcode::ServFail | Rcode::Refused)
+                && matches!(answer.rcode, Rcode::NoError | Rcode::NxDomain)
             {
                 lock(&self.cache).put(key, answer.clone(), Instant::now());
                 return answer;
@@ -87,7 +93,7 @@ impl Forwarder {
 
     fn addresses(&self) -> Vec<SocketAddr> {
         let path = match &self.upstreams {
-            Upstreams::Fixed(all) => return all.clone(),
+            Upstreams::Fixed(all) => return all.iter().filter(|a| !self.own.contains(&a.ip())).copied().collect(),
             Upstreams::File(path) => path,
         };
         let mut known = lock(&self.known);
@@ -149,10 +155,15 @@ async fn exchange(upstream: SocketAddr, id: u16, name: Name, rtype: u16) -> io::
     };
     let socket = UdpSocket::bind(here).await?;
     socket.connect(upstream).await?;
-    socket.send(&query).await?;
     let mut buffer = [0; 4096];
+    let mut send_at = Instant::now();
     loop {
-        let length = socket.recv(&mut buffer).await?;
+        if Instant::now() >= send_at {
+            socket.send(&query).await?;
+            send_at = Instant::now() + AGAIN;
+        }
+        let Ok(received) = timeout_at(send_at.into(), socket.recv(&mut buffer)).await else { continue };
+        let length = received?;
         match wire::parse_foreign(&buffer[..length]).filter(fits) {
             Some(foreign) if foreign.truncated => return by_tcp(upstream, &query, fits).await,
             Some(foreign) => return Ok(foreign),
@@ -206,6 +217,9 @@ impl Cache {
 
     fn put(&mut self, key: Key, response: Response, now: Instant) {
         let seconds = lifetime(&response);
+        if seconds == 0 || !is_small(&response) {
+            return;
+        }
         if self.kept.insert(key.clone(), Kept { response, since: now, seconds }).is_none() {
             self.order.push_back(key);
         }
@@ -217,10 +231,22 @@ impl Cache {
     }
 }
 
-/// The smallest TTL of what was answered; for a "no", the SOA's (RFC 2308).
+fn records(response: &Response) -> impl Iterator<Item = &Record> {
+    response.answers.iter().chain(&response.authority)
+}
+
+fn is_small(response: &Response) -> bool {
+    let bytes: usize = records(response).map(|r| r.name.wire().len() + r.data.foreign_len()).sum();
+    records(response).count() <= KEPT_RECORDS && bytes <= KEPT_BYTES
+}
+
+/// The smallest TTL of what was answered; for a "no", what the SOA says of it (RFC 2308, 5).
 fn lifetime(response: &Response) -> u32 {
-    let ttls = |records: &[Record]| records.iter().map(|r| r.ttl).min();
-    ttls(&response.answers).or_else(|| ttls(&response.authority)).unwrap_or(SHORTEST).min(LONGEST)
+    let ttl = match response.rcode {
+        Rcode::NoError if !response.answers.is_empty() => response.answers.iter().map(|r| r.ttl).min(),
+        _ => records(response).map(|r| r.ttl.min(r.data.negative_ttl().unwrap_or(u32::MAX))).min(),
+    };
+    ttl.unwrap_or(SHORTEST).min(LONGEST)
 }
 
 #[cfg(test)]
@@ -242,10 +268,49 @@ mod tests {
         let response = Response { answers: vec![record], ..Response::empty(Rcode::NoError) };
         let mut cache = Cache::default();
         let start = Instant::now();
-        cache.put(key.clone(), response, start);
+        cache.put(key.clone(), response.clone(), start);
         let later = |s| start + Duration::from_secs(s);
         assert_eq!(cache.get(&key, later(3)).unwrap().answers[0].ttl, 7);
         assert_eq!(cache.get(&key, later(10)), None);
+        assert_eq!(cache.get(&(key.0.clone(), rtype::AAAA), later(1)), None, "another type is another question");
+        cache.put(key.clone(), response, later(20));
+        assert_eq!((cache.kept.len(), cache.order.len()), (1, 1));
+        assert_eq!(cache.get(&key, later(25)).unwrap().answers[0].ttl, 5);
+    }
+
+    fn soa(ttl: u32, minimum: u32) -> Record {
+        let mut bytes = vec![0, 0];
+        bytes.extend([1, 2, 3, 4, minimum].iter().flat_map(|n: &u32| n.to_be_bytes()));
+        Record { name: Name::root(), ttl, data: Data::Other { rtype: rtype::SOA, bytes } }
+    }
+
+    #[test]
+    fn lifetimes() {
+        let a = |ttl| Record { name: Name::root(), ttl, data: Data::A(Ipv4Addr::LOCALHOST) };
+        let check = |rcode, answers: Vec<Record>, authority: Vec<Record>, expect| {
+            let response = Response { answers, authority, ..Response::empty(rcode) };
+            assert_eq!(lifetime(&response), expect, "{response:?}");
+        };
+        check(Rcode::NoError, vec![a(30), a(20)], vec![a(1)], 20);
+        check(Rcode::NoError, vec![a(0), a(20)], vec![], 0);
+        check(Rcode::NoError, vec![a(1_000_000)], vec![], LONGEST);
+        check(Rcode::NxDomain, vec![], vec![soa(900, 60)], 60);
+        check(Rcode::NxDomain, vec![], vec![soa(30, 60)], 30);
+        check(Rcode::NxDomain, vec![a(10)], vec![soa(900, 60)], 10);
+        check(Rcode::NoError, vec![], vec![soa(900, 60)], 60);
+        check(Rcode::NoError, vec![], vec![], SHORTEST);
+    }
+
+    #[test]
+    fn keeps_nothing_long_nor_fleeting() {
+        let mut cache = Cache::default();
+        let key = (Name::root(), rtype::A);
+        let a = |ttl| Record { name: Name::root(), ttl, data: Data::A(Ipv4Addr::LOCALHOST) };
+        let long = Record { data: Data::Other { rtype: rtype::TXT, bytes: vec![0; KEPT_BYTES] }, ..a(60) };
+        for answers in [vec![a(60); KEPT_RECORDS + 1], vec![long], vec![a(0)]] {
+            cache.put(key.clone(), Response { answers, ..Response::empty(Rcode::NoError) }, Instant::now());
+            assert!(cache.kept.is_empty() && cache.order.is_empty());
+        }
     }
 
     #[test]
@@ -255,6 +320,7 @@ mod tests {
         for n in 0..=CACHED {
             cache.put(key(n), Response::empty(Rcode::NxDomain), Instant::now());
         }
+        assert_eq!(cache.order.len(), CACHED);
         assert_eq!(cache.kept.len(), CACHED);
         assert!(cache.get(&key(0), Instant::now()).is_none());
     }

@@ -11,18 +11,22 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, UdpSocket},
     sync::Semaphore,
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use crate::{
     forward::Forwarder,
-    wire::{self, Name, Query, Rcode, Reject, Response, rtype},
-    zone::{Answer, Zone},
+    wire::{self, CLASS_IN, Name, Query, Rcode, Record, Reject, Response, rtype},
+    zone::{Answer, Zone, reverse_address},
 };
 
 /// TCP connections that may be open at once, and how long one may be silent.
 const CONNECTIONS: usize = 256;
 const SILENCE: Duration = Duration::from_secs(10);
+/// The same while half of the connections are taken: silent clients make room for others.
+const HURRY: Duration = Duration::from_secs(1);
+/// After a connection could not be accepted.
+const PAUSE: Duration = Duration::from_millis(10);
 /// How far a chain of aliases is followed.
 const CHAIN: usize = 8;
 
@@ -48,12 +52,14 @@ impl Server {
             Err(Reject::Silently) => return Step::Silence,
             Err(Reject::With(id, rcode)) => return Step::Done(wire::encode_reject(id, rcode)),
         };
-        const IN: u16 = 1;
-        if query.class != IN {
+        if query.edns.is_some_and(|e| e.version > 0) {
+            return Step::Done(wire::encode_bad_version(&query));
+        }
+        if query.class != CLASS_IN {
             return Step::Done(wire::encode(&query, &Response::empty(Rcode::Refused), limit(&query)));
         }
         match self.look_up(&query.name, query.rtype) {
-            Answer::Here(response) => Step::Done(wire::encode(&query, &response, limit(&query))),
+            Answer::Here(response) => Step::Done(wire::encode(&query, &turned(response, query.id), limit(&query))),
             Answer::Alias { .. } | Answer::Elsewhere => Step::Ask(query),
         }
     }
@@ -63,16 +69,18 @@ impl Server {
         match zone.as_ref() {
             Some(zone) => zone.answer(name, rtype),
             // Before the first lists have arrived, "no such name" would be a lie.
-            None if name.labels_below(&self.domain).is_some() => Answer::Here(Response::empty(Rcode::ServFail)),
+            None if name.labels_below(&self.domain).is_some() || reverse_address(name).is_some() => {
+                Answer::Here(Response::empty(Rcode::ServFail))
+            }
             None => Answer::Elsewhere,
         }
     }
 
     /// Follows aliases and asks upstream.
     async fn resolve(&self, name: &Name, rtype: u16) -> Response {
-        let mut chain = vec![];
+        let mut chain: Vec<Record> = vec![];
         let mut name = name.clone();
-        for _ in 0..CHAIN {
+        while chain.len() < CHAIN && !chain.iter().any(|c| c.name == name) {
             match self.look_up(&name, rtype) {
                 Answer::Alias { cname, target } => {
                     chain.push(cname);
@@ -111,11 +119,19 @@ impl Server {
         let slots = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
             let slot = slots.clone().acquire_owned().await.map_err(io::Error::other)?;
-            // A connection that ended before it was accepted is no fault of the listener.
-            let Ok((stream, _)) = listener.accept().await else { continue };
-            let server = self.clone();
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                // A connection that ended before it was accepted, or no descriptor left: the listener is still good.
+                Err(error) => {
+                    tracing::debug!("DNS over TCP: accept: {error}");
+                    sleep(PAUSE).await;
+                    continue;
+                }
+            };
+            let (server, slots) = (self.clone(), slots.clone());
             tokio::spawn(async move {
-                if let Err(error) = server.converse(stream).await {
+                let patience = || if slots.available_permits() < CONNECTIONS / 2 { HURRY } else { SILENCE };
+                if let Err(error) = server.converse(stream, patience).await {
                     tracing::debug!("DNS over TCP: {error}");
                 }
                 drop(slot);
@@ -124,15 +140,15 @@ impl Server {
     }
 
     /// One question after the other on one connection (RFC 7766), until the client has no more.
-    async fn converse(&self, mut stream: TcpStream) -> io::Result<()> {
+    async fn converse(&self, mut stream: TcpStream, patience: impl Fn() -> Duration) -> io::Result<()> {
         loop {
-            let length = match timeout(SILENCE, stream.read_u16()).await {
+            let length = match timeout(patience(), stream.read_u16()).await {
                 Ok(Ok(length)) => length,
                 // The client is done, or silent for too long.
                 _ => return Ok(()),
             };
             let mut message = vec![0; length.into()];
-            timeout(SILENCE, stream.read_exact(&mut message)).await??;
+            timeout(patience(), stream.read_exact(&mut message)).await??;
             let answer = match self.first(&message, |_| u16::MAX.into()) {
                 Step::Silence => return Ok(()),
                 Step::Done(answer) => answer,
@@ -143,19 +159,27 @@ impl Server {
             };
             let mut framed = (answer.len() as u16).to_be_bytes().to_vec();
             framed.extend(answer);
-            timeout(SILENCE, stream.write_all(&framed)).await??;
+            timeout(patience(), stream.write_all(&framed)).await??;
         }
     }
 }
 
+/// Addresses in an order that changes from question to question, so that clients which take the first one spread.
+fn turned(mut response: Response, id: u16) -> Response {
+    let is_address = |r: &Record| matches!(r.data.rtype(), rtype::A | rtype::AAAA);
+    if response.answers.len() > 1 && response.answers.iter().all(is_address) {
+        let by = usize::from(id) % response.answers.len();
+        response.answers.rotate_left(by);
+    }
+    response
+}
+
 /// The aliases in front of what they led to. An alias that leads nowhere is still an answer: the name itself exists.
-fn behind(chain: Vec<wire::Record>, mut response: Response) -> Response {
+fn behind(chain: Vec<Record>, mut response: Response) -> Response {
     if chain.is_empty() {
         return response;
     }
-    if response.rcode == Rcode::ServFail {
-        response.rcode = Rcode::NoError;
-    }
+    response.rcode = Rcode::NoError;
     response.authoritative = true;
     response.answers.splice(0..0, chain);
     response

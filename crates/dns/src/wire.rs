@@ -13,6 +13,9 @@ pub const PLAIN_UDP: u16 = 512;
 /// What we take and give over UDP with EDNS: fits an Ethernet frame (DNS flag day 2020).
 pub const EDNS_UDP: u16 = 1232;
 
+/// The Internet's class: the only one that is served.
+pub const CLASS_IN: u16 = 1;
+
 pub mod rtype {
     pub const A: u16 = 1;
     pub const NS: u16 = 2;
@@ -60,13 +63,24 @@ impl Name {
         Name(vec![0])
     }
 
-    /// None when a label is empty or over 63 bytes, or the whole is too long. A final dot makes no difference.
+    /// None when a label is empty or over 63 bytes, or the whole is too long. A final dot makes no difference. Reads what
+    /// `Display` writes: `\.` and `\\` stand for themselves, `\DDD` for any byte (RFC 1035, 5.1).
     pub fn parse(text: &str) -> Option<Self> {
-        let text = text.strip_suffix('.').unwrap_or(text);
-        if text.is_empty() {
+        if text.is_empty() || text == "." {
             return Some(Name::root());
         }
-        Name::from_labels(text.split('.').map(str::as_bytes))
+        let mut labels = vec![vec![]];
+        let mut rest = text.as_bytes();
+        while let Some((&byte, tail)) = rest.split_first() {
+            rest = tail;
+            match byte {
+                b'.' if rest.is_empty() => break,
+                b'.' => labels.push(vec![]),
+                b'\\' => labels.last_mut()?.push(unescape(&mut rest)?),
+                byte => labels.last_mut()?.push(byte),
+            }
+        }
+        Name::from_labels(labels.iter().map(Vec::as_slice))
     }
 
     pub fn from_labels<'a>(labels: impl IntoIterator<Item = &'a [u8]>) -> Option<Self> {
@@ -122,9 +136,12 @@ impl Name {
 
     /// Reads a name at `at`, following compression pointers; the name and where reading goes on.
     pub fn read(message: &[u8], at: usize) -> Option<(Name, usize)> {
-        let mut wire = vec![];
+        let mut wire = Vec::with_capacity(64);
         let mut at = at;
         let mut end = None;
+        // Pointers lead to before the labels that were read last and never into the header, so each leads further back;
+        // and a chain of pointers longer than a name has labels is an attempt to waste our time.
+        let (mut before, mut jumps) = (at, 0);
         loop {
             let length = *message.get(at)? as usize;
             match length {
@@ -141,11 +158,11 @@ impl Name {
                 0xc0.. => {
                     let target = (length & 0x3f) << 8 | *message.get(at + 1)? as usize;
                     end.get_or_insert(at + 2);
-                    // Pointers lead strictly backwards, so this ends.
-                    if target >= at {
+                    jumps += 1;
+                    if target < HEADER || target >= before || jumps > MAX_NAME / 2 {
                         return None;
                     }
-                    at = target;
+                    (at, before) = (target, target);
                 }
                 _ => return None,
             }
@@ -154,6 +171,21 @@ impl Name {
             }
         }
     }
+}
+
+/// What stands behind a backslash; it is taken off `rest`.
+fn unescape(rest: &mut &[u8]) -> Option<u8> {
+    let (number, length) = match **rest {
+        [a @ b'0'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', ..] => {
+            let digit = |d: u8| u16::from(d - b'0');
+            (u8::try_from(digit(a) * 100 + digit(b) * 10 + digit(c)).ok()?, 3)
+        }
+        [b'0'..=b'9', ..] => return None,
+        [byte, ..] => (byte, 1),
+        [] => return None,
+    };
+    *rest = &rest[length..];
+    Some(number)
 }
 
 impl fmt::Display for Name {
@@ -187,8 +219,17 @@ pub struct Query {
     pub class: u16,
     /// The question section's bytes as sent: an answer repeats them letter by letter (case included).
     pub question: Vec<u8>,
-    /// The UDP size that the client offers by EDNS.
-    pub edns: Option<u16>,
+    pub edns: Option<Edns>,
+}
+
+/// What a client says of itself by EDNS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Edns {
+    /// The UDP size that it takes.
+    pub size: u16,
+    pub version: u8,
+    /// Whether it would like DNSSEC records; repeated in the answer (RFC 3225), which has none.
+    pub dnssec: bool,
 }
 
 /// Why a message gets no ordinary answer.
@@ -232,23 +273,25 @@ impl Query {
 
     /// How long a UDP answer may be.
     pub fn udp_limit(&self) -> usize {
-        self.edns.map_or(PLAIN_UDP, |size| size.clamp(PLAIN_UDP, EDNS_UDP)) as usize
+        self.edns.map_or(PLAIN_UDP, |e| e.size.clamp(PLAIN_UDP, EDNS_UDP)) as usize
     }
 }
 
-/// The OPT record's size among so many records at `at`; the outer None when they are malformed.
-fn edns(message: &[u8], mut at: usize, records: usize) -> Option<Option<u16>> {
+/// The OPT record among so many records at `at`; the outer None when they are malformed or there are two (RFC 6891).
+fn edns(message: &[u8], mut at: usize, records: usize) -> Option<Option<Edns>> {
     let mut found = None;
     for _ in 0..records {
-        let (_, after) = Name::read(message, at)?;
-        let (rtype, class) = (u16_at(message, after)?, u16_at(message, after + 2)?);
+        let (name, after) = Name::read(message, at)?;
+        let (rtype, size) = (u16_at(message, after)?, u16_at(message, after + 2)?);
+        let (version, flags) = (*message.get(after + 5)?, u16_at(message, after + 6)?);
         let length = u16_at(message, after + 8)? as usize;
         at = after + 10 + length;
         if at > message.len() {
             return None;
         }
-        if rtype == rtype::OPT {
-            found = Some(class);
+        let opt = Edns { size, version, dnssec: flags & DNSSEC_OK != 0 };
+        if rtype == rtype::OPT && (name != Name::root() || found.replace(opt).is_some()) {
+            return None;
         }
     }
     Some(found)
@@ -296,6 +339,19 @@ impl Data {
             Data::Txt(_) => rtype::TXT,
             Data::Other { rtype, .. } => *rtype,
             Data::Soa { .. } => rtype::SOA,
+        }
+    }
+
+    /// How long data from upstream is; our own has no need to be measured.
+    pub fn foreign_len(&self) -> usize {
+        if let Data::Other { bytes, .. } = self { bytes.len() } else { 0 }
+    }
+
+    /// How long a "no" may be kept, as an SOA from upstream says with its last number.
+    pub fn negative_ttl(&self) -> Option<u32> {
+        match self {
+            Data::Other { rtype: rtype::SOA, bytes } => Some(u32::from_be_bytes(*bytes.last_chunk()?)),
+            _ => None,
         }
     }
 
@@ -355,6 +411,17 @@ const RECURSION_AVAILABLE: u16 = 0x0080;
 /// The answer's bytes, at most `limit` of them: what does not fit is cut off. Additional records go without a word,
 /// others set the TC bit, so that the client asks again over TCP (RFC 2181, 9).
 pub fn encode(query: &Query, response: &Response, limit: usize) -> Vec<u8> {
+    encode_with(query, response, limit, 0)
+}
+
+/// The answer to a version of EDNS that is not ours (RFC 6891, 6.1.3).
+pub fn encode_bad_version(query: &Query) -> Vec<u8> {
+    const BADVERS_HIGH: u8 = 1;
+    encode_with(query, &Response::empty(Rcode::NoError), PLAIN_UDP.into(), BADVERS_HIGH)
+}
+
+/// `extended`: the upper bits of the code, which only EDNS has room for.
+fn encode_with(query: &Query, response: &Response, limit: usize, extended: u8) -> Vec<u8> {
     let mut out = Vec::with_capacity(256);
     let mut flags = RESPONSE | RECURSION_AVAILABLE | response.rcode as u16;
     flags |= if query.recursion_desired { 0x0100 } else { 0 };
@@ -367,11 +434,8 @@ pub fn encode(query: &Query, response: &Response, limit: usize) -> Vec<u8> {
     let (authority, fit_authority) = section(&mut out, &response.authority, query, room);
     let (mut additional, _) = section(&mut out, &response.additional, query, room);
     flags |= if fit_answers && fit_authority { 0 } else { TRUNCATED };
-    if query.edns.is_some() {
-        out.push(0);
-        out.extend(rtype::OPT.to_be_bytes());
-        out.extend(EDNS_UDP.to_be_bytes());
-        out.extend([0; 6]);
+    if let Some(edns) = query.edns {
+        write_opt(&mut out, extended, edns.dnssec);
         additional += 1;
     }
     for (at, word) in [(2, flags), (4, 1), (6, answers), (8, authority), (10, additional)] {
@@ -380,8 +444,18 @@ pub fn encode(query: &Query, response: &Response, limit: usize) -> Vec<u8> {
     out
 }
 
+const DNSSEC_OK: u16 = 0x8000;
 /// An empty OPT record's length.
 const OPT_LENGTH: usize = 11;
+
+fn write_opt(out: &mut Vec<u8>, extended: u8, dnssec: bool) {
+    out.push(0);
+    out.extend(rtype::OPT.to_be_bytes());
+    out.extend(EDNS_UDP.to_be_bytes());
+    out.extend([extended, 0]);
+    out.extend(if dnssec { DNSSEC_OK } else { 0 }.to_be_bytes());
+    out.extend([0, 0]);
+}
 
 /// Appends whole records while they fit; how many did, and whether that was all.
 fn section(out: &mut Vec<u8>, records: &[Record], query: &Query, limit: usize) -> (u16, bool) {
@@ -394,7 +468,7 @@ fn section(out: &mut Vec<u8>, records: &[Record], query: &Query, limit: usize) -
             out.extend(record.name.wire());
         }
         out.extend(record.data.rtype().to_be_bytes());
-        out.extend(1u16.to_be_bytes());
+        out.extend(CLASS_IN.to_be_bytes());
         out.extend(record.ttl.to_be_bytes());
         let length_at = out.len();
         out.extend([0, 0]);
@@ -423,11 +497,8 @@ pub fn encode_query(id: u16, name: &Name, rtype: u16) -> Vec<u8> {
     out.extend([0x01, 0x00, 0, 1, 0, 0, 0, 0, 0, 1]);
     out.extend(name.wire());
     out.extend(rtype.to_be_bytes());
-    out.extend(1u16.to_be_bytes());
-    out.push(0);
-    out.extend(rtype::OPT.to_be_bytes());
-    out.extend(EDNS_UDP.to_be_bytes());
-    out.extend([0; 6]);
+    out.extend(CLASS_IN.to_be_bytes());
+    write_opt(&mut out, 0, false);
     out
 }
 
@@ -448,6 +519,9 @@ pub fn parse_foreign(message: &[u8]) -> Option<Foreign> {
         return None;
     }
     let (name, at) = Name::read(message, HEADER)?;
+    if u16_at(message, at + 2)? != CLASS_IN {
+        return None;
+    }
     let mut at_records = at + 4;
     let answers = records(message, &mut at_records, u16_at(message, 6)?)?;
     let authority = records(message, &mut at_records, u16_at(message, 8)?)?;
@@ -465,34 +539,41 @@ fn records(message: &[u8], at: &mut usize, count: u16) -> Option<Vec<Record>> {
     let mut records = vec![];
     for _ in 0..count {
         let (name, after) = Name::read(message, *at)?;
-        let rtype = u16_at(message, after)?;
+        let (rtype, class) = (u16_at(message, after)?, u16_at(message, after + 2)?);
         let ttl = u32::from_be_bytes(message.get(after + 4..after + 8)?.try_into().ok()?);
         let start = after + 10;
         let end = start + u16_at(message, after + 8)? as usize;
         message.get(start..end)?;
         let bytes = written_out(message, rtype, start, end)?;
-        records.push(Record { name, ttl, data: Data::Other { rtype, bytes } });
+        if class == CLASS_IN {
+            records.push(Record { name, ttl, data: Data::Other { rtype, bytes } });
+        }
         *at = end;
     }
     Some(records)
 }
 
-/// Record data without compression pointers, in the types that may have them (RFC 3597, 4).
+/// Record data without compression pointers, in the types that may have them (RFC 3597, 4). None when it is not what its
+/// type says.
 fn written_out(message: &[u8], rtype: u16, start: usize, end: usize) -> Option<Vec<u8>> {
     const MX: u16 = 15;
-    let fixed = match rtype {
-        rtype::NS | rtype::CNAME | rtype::PTR | rtype::SOA => 0,
-        MX => 2,
-        rtype::SRV => 6,
-        _ => return Some(message[start..end].to_vec()),
+    // Bytes before the names, names, bytes behind them.
+    let (front, names, back) = match rtype {
+        rtype::A => (4, 0, 0),
+        rtype::AAAA => (16, 0, 0),
+        rtype::NS | rtype::CNAME | rtype::PTR => (0, 1, 0),
+        rtype::SOA => (0, 2, 20),
+        MX => (2, 1, 0),
+        rtype::SRV => (6, 1, 0),
+        _ => return Some(message.get(start..end)?.to_vec()),
     };
-    let mut data = message.get(start..start + fixed)?.to_vec();
-    let mut at = start + fixed;
-    for _ in 0..if rtype == rtype::SOA { 2 } else { 1 } {
+    let mut data = message.get(start..start + front)?.to_vec();
+    let mut at = start + front;
+    for _ in 0..names {
         let (name, after) = Name::read(message, at)?;
         data.extend(name.wire());
         at = after;
     }
-    data.extend(message.get(at..end)?);
-    Some(data)
+    data.extend(message.get(at..at + back)?);
+    (at + back == end).then_some(data)
 }

@@ -33,6 +33,8 @@ pub enum Answer {
 
 pub struct Zone {
     domain: Name,
+    /// The addresses of `ns.dns`: where this server answers.
+    nameservers: Vec<IpAddr>,
     snapshot: Snapshot,
     namespaces: HashSet<Arc<str>>,
     /// Who has an address: Services by ClusterIP and by endpoint. Sets, so that order never depends on history.
@@ -44,9 +46,10 @@ pub struct Zone {
 }
 
 impl Zone {
-    pub fn new(domain: Name) -> Self {
+    pub fn new(domain: Name, nameservers: Vec<IpAddr>) -> Self {
         Zone {
             domain,
+            nameservers,
             snapshot: Snapshot::default(),
             namespaces: HashSet::new(),
             owners: HashMap::new(),
@@ -112,7 +115,7 @@ impl Zone {
         match labels {
             [] => self.apex(name, rtype),
             [b"dns-version"] => self.found(name, vec![Data::Txt(SPECIFICATION.into())], rtype),
-            [b"ns", b"dns"] => self.found(name, vec![], rtype),
+            [b"ns", b"dns"] => self.found(name, self.nameservers.iter().copied().map(address).collect(), rtype),
             [b"svc" | b"pod" | b"dns"] => self.no_data(),
             [ns, b"svc" | b"pod"] => self.existing(self.has_namespace(ns)),
             [host, ns, b"pod"] => self.pod(name, host, ns, rtype),
@@ -123,7 +126,12 @@ impl Zone {
 
     fn apex(&self, name: &Name, rtype: u16) -> Answer {
         let ns = self.below(&[b"ns", b"dns"]);
-        self.found(name, vec![Data::Ns(ns), self.soa()], rtype)
+        let mut answer = self.found(name, vec![Data::Ns(ns.clone()), self.soa()], rtype);
+        if let (Answer::Here(response), rtype::NS | rtype::ANY) = (&mut answer, rtype) {
+            let glue = self.nameservers.iter().map(|ip| Record { name: ns.clone(), ttl: TTL, data: address(*ip) });
+            response.additional.extend(glue);
+        }
+        answer
     }
 
     fn has_namespace(&self, ns: &[u8]) -> bool {
@@ -149,22 +157,33 @@ impl Zone {
         match (service.kind, rest) {
             (ServiceType::ExternalName, []) => self.alias(name, service),
             (ServiceType::ExternalName, _) => self.no_name(),
-            (_, []) if service.headless => self.found_some(name, addresses(entry), rtype),
-            (_, []) => self.found(name, service.cluster_ips.iter().map(|ip| address(*ip)).collect(), rtype),
+            (_, []) => self.whole(name, entry, service, rtype),
             (_, [host]) => self.endpoint(name, entry, service, host, rtype),
-            (_, [port, protocol]) => self.srv(name, entry, service, port, protocol, rtype),
+            (_, [port, protocol]) => self.port(name, entry, service, [port, protocol], rtype),
             _ => self.no_name(),
         }
     }
 
-    fn alias(&self, name: &Name, service: &Service) -> Answer {
-        match service.external_name.as_deref().and_then(Name::parse) {
-            Some(target) => {
-                let cname = Record { name: name.clone(), ttl: TTL, data: Data::Cname(target.clone()) };
-                Answer::Alias { cname, target }
-            }
-            None => self.no_data(),
+    /// A headless Service's name exists only as long as it has endpoints. SRV without a port means all ports, named or
+    /// not (as the reference server has it).
+    fn whole(&self, name: &Name, entry: &Entry, service: &Service, rtype: u16) -> Answer {
+        let ips = if service.headless { addresses(entry) } else { service.cluster_ips.clone() };
+        if service.headless && ips.is_empty() {
+            return self.no_name();
         }
+        if rtype == rtype::SRV {
+            return self.srv(name, &targets(entry, &self.service_name(&service.key), |_, _| true), rtype);
+        }
+        self.found(name, ips.into_iter().map(address).collect(), rtype)
+    }
+
+    fn alias(&self, name: &Name, service: &Service) -> Answer {
+        // An address is no name that anybody could resolve.
+        let is_name = |n: &&str| !n.is_empty() && n.parse::<IpAddr>().is_err();
+        let target = service.external_name.as_deref().filter(is_name).and_then(Name::parse);
+        let Some(target) = target else { return self.no_name() };
+        let cname = Record { name: name.clone(), ttl: TTL, data: Data::Cname(target.clone()) };
+        Answer::Alias { cname, target }
     }
 
     /// `HOST.SERVICE`: one endpoint by its hostname, or by its address with dashes.
@@ -179,54 +198,56 @@ impl Zone {
         self.found_some(name, unique(of_host.map(|e| e.ip)), rtype)
     }
 
-    /// `_PORT._PROTOCOL.SERVICE` (RFC 2782).
-    fn srv(&self, name: &Name, entry: &Entry, service: &Service, port: &[u8], protocol: &[u8], rtype: u16) -> Answer {
+    /// `_PORT._PROTOCOL.SERVICE` (RFC 2782). Asked for addresses, it has those of its targets.
+    fn port(&self, name: &Name, entry: &Entry, service: &Service, labels: [&[u8]; 2], rtype: u16) -> Answer {
         let text = |label| std::str::from_utf8(label).ok().and_then(|l: &str| l.strip_prefix('_'));
-        let (Some(port), Some(protocol)) = (text(port), text(protocol)) else { return self.no_name() };
-        let base = self.below(&[service.key.name.as_bytes(), service.key.namespace.as_bytes(), b"svc"]);
-        let targets = match service.headless {
-            true => headless_targets(entry, &base, port, protocol),
-            false => cluster_ip_targets(service, &base, port, protocol),
-        };
-        if targets.is_empty() {
-            return self.no_name();
+        let [Some(port), Some(protocol)] = labels.map(text) else { return self.no_name() };
+        let base = self.service_name(&service.key);
+        let targets = targets(entry, &base, |name, of| {
+            !name.is_empty() && name.eq_ignore_ascii_case(port) && is_protocol(of, protocol)
+        });
+        match rtype {
+            _ if targets.is_empty() => self.no_name(),
+            rtype::SRV | rtype::ANY => self.srv(name, &targets, rtype),
+            _ => self.found_some(name, unique(targets.iter().map(|t| t.ip)), rtype),
         }
-        if rtype != rtype::SRV && rtype != rtype::ANY {
-            return self.no_data();
+    }
+
+    fn srv(&self, name: &Name, targets: &[Target], rtype: u16) -> Answer {
+        let mut records: Vec<(&Name, u16)> = vec![];
+        let mut seen = HashSet::new();
+        records.extend(targets.iter().map(|t| (&t.host, t.port)).filter(|r| seen.insert(*r)));
+        let weight = (100 / records.len().max(1)).max(1) as u16;
+        let srv = |(host, port): (&Name, u16)| Data::Srv { priority: 0, weight, port, target: host.clone() };
+        let mut answer = self.found(name, records.into_iter().map(srv).collect(), rtype);
+        if let Answer::Here(response) = &mut answer {
+            let glue: BTreeSet<(&Name, IpAddr)> = targets.iter().map(|t| (&t.host, t.ip)).collect();
+            let record = |(host, ip): (&Name, IpAddr)| Record { name: host.clone(), ttl: TTL, data: address(ip) };
+            response.additional = glue.into_iter().map(record).collect();
         }
-        let hosts: BTreeSet<&Name> = targets.iter().map(|t| &t.host).collect();
-        let weight = (100 / hosts.len().max(1)).max(1) as u16;
-        let mut response = Response { authoritative: true, ..Response::empty(Rcode::NoError) };
-        let mut seen = BTreeSet::new();
-        for target in &targets {
-            if seen.insert((&target.host, target.port)) {
-                let data = Data::Srv { priority: 0, weight, port: target.port, target: target.host.clone() };
-                response.answers.push(Record { name: name.clone(), ttl: TTL, data });
-            }
-        }
-        let glue: BTreeSet<(&Name, IpAddr)> = targets.iter().map(|t| (&t.host, t.ip)).collect();
-        let record = |(host, ip): (&Name, IpAddr)| Record { name: host.clone(), ttl: TTL, data: address(ip) };
-        response.additional = glue.into_iter().map(record).collect();
-        Answer::Here(response)
+        answer
     }
 
     /// PTR of ClusterIPs, and of endpoints of every Service (as the reference server does). A ClusterIP wins.
     fn reverse(&self, name: &Name, ip: IpAddr, rtype: u16) -> Answer {
         let Some(owners) = self.owners.get(&ip) else { return Answer::Elsewhere };
         let entries = || owners.iter().filter_map(|k| Some((self.snapshot.get(k)?, k)));
-        let base = |k: &ServiceKey| self.below(&[k.name.as_bytes(), k.namespace.as_bytes(), b"svc"]);
         let by_ip = |e: &Entry| e.service.as_ref().is_some_and(|s| s.cluster_ips.contains(&ip));
-        let mut names: Vec<Name> = entries().filter(|(e, _)| by_ip(e)).map(|(_, k)| base(k)).collect();
+        let mut names: Vec<Name> = entries().filter(|(e, _)| by_ip(e)).map(|(_, k)| self.service_name(k)).collect();
         if names.is_empty() {
             let hosts = |(e, k): (&'_ Entry, &ServiceKey)| -> Vec<Name> {
                 let mine = ready(e).map(|(_, e)| e).filter(|e| e.ip == ip);
-                mine.filter_map(|e| base(k).child(endpoint_name(e).as_bytes())).collect()
+                mine.filter_map(|e| self.service_name(k).child(endpoint_name(e).as_bytes())).collect()
             };
             names = entries().flat_map(hosts).collect();
         }
         names.sort();
         names.dedup();
         self.found(name, names.into_iter().map(Data::Ptr).collect(), rtype)
+    }
+
+    fn service_name(&self, key: &ServiceKey) -> Name {
+        self.below(&[key.name.as_bytes(), key.namespace.as_bytes(), b"svc"])
     }
 
     fn below(&self, labels: &[&[u8]]) -> Name {
@@ -294,18 +315,18 @@ fn is_protocol(protocol: Protocol, text: &str) -> bool {
     protocol.to_string().eq_ignore_ascii_case(text)
 }
 
-fn cluster_ip_targets(service: &Service, base: &Name, port: &str, protocol: &str) -> Vec<Target> {
-    let ports = service.ports.iter().filter(|p| &*p.name == port && is_protocol(p.protocol, protocol));
-    ports
-        .flat_map(|p| service.cluster_ips.iter().map(|ip| Target { host: base.clone(), port: p.port, ip: *ip }))
-        .collect()
-}
-
-fn headless_targets(entry: &Entry, base: &Name, port: &str, protocol: &str) -> Vec<Target> {
+/// What SRV records lead to: the Service itself at each of its ports, or each endpoint of a headless one.
+fn targets(entry: &Entry, base: &Name, wanted: impl Fn(&str, Protocol) -> bool) -> Vec<Target> {
+    let Some(service) = entry.service.as_deref() else { return vec![] };
+    if !service.headless {
+        let ports = service.ports.iter().filter(|p| wanted(&p.name, p.protocol));
+        let at = |port| service.cluster_ips.iter().map(move |ip| Target { host: base.clone(), port, ip: *ip });
+        return ports.flat_map(|p| at(p.port)).collect();
+    }
     let mut targets = vec![];
     for (slice, endpoint) in ready(entry) {
         let Some(host) = base.child(endpoint_name(endpoint).as_bytes()) else { continue };
-        let ports = slice.ports.iter().filter(|p| &*p.name == port && is_protocol(p.protocol, protocol));
+        let ports = slice.ports.iter().filter(|p| wanted(&p.name, p.protocol));
         targets.extend(ports.map(|p| Target { host: host.clone(), port: p.port, ip: endpoint.ip }));
     }
     targets
@@ -366,3 +387,7 @@ pub fn reverse_address(name: &Name) -> Option<IpAddr> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+#[path = "zone_tests.rs"]
+mod tests;

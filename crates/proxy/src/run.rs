@@ -8,12 +8,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::{FutureExt, Stream, StreamExt, stream::BoxStream};
+use futures::{FutureExt, StreamExt, stream::BoxStream};
 use ipnet::IpNet;
-use k8s_openapi::api::{
-    core::v1::{Node, Service},
-    discovery::v1::EndpointSlice,
-};
+use k8s_openapi::api::core::v1::Node;
 use kube::{
     Api, Client,
     runtime::{
@@ -21,7 +18,10 @@ use kube::{
         watcher::{self, Event, watcher},
     },
 };
-use skiff_client::life::{Ready, Stop};
+use skiff_client::{
+    feed::Feed,
+    life::{Ready, Stop},
+};
 use skiff_nft::{Kernel, Netlink, Ownership};
 use skiff_services::{
     choice::{Viewpoint, choose},
@@ -113,12 +113,11 @@ async fn listen(config: &Config, shared: &Shared) -> Result<Vec<Server>, Error> 
     Ok(servers)
 }
 
-type Events<T> = BoxStream<'static, Result<Event<T>, watcher::Error>>;
+type Events = BoxStream<'static, Result<Event<Node>, watcher::Error>>;
 
 struct Watches {
-    services: Events<Service>,
-    slices: Events<EndpointSlice>,
-    node: Events<Node>,
+    feed: Feed,
+    node: Events,
 }
 
 impl Watches {
@@ -128,19 +127,18 @@ impl Watches {
         let slices = any().labels(&format!("!{LABEL_HEADLESS},!{LABEL_PROXY_NAME}"));
         let node = any().fields(&format!("metadata.name={node}"));
         Watches {
-            services: watcher(Api::all(client.clone()), services).default_backoff().boxed(),
-            slices: watcher(Api::all(client.clone()), slices).default_backoff().boxed(),
+            feed: Feed::open(client, services, slices),
             node: watcher(Api::all(client.clone()), node).default_backoff().boxed(),
         }
     }
 }
 
 /// The next event; a failed watch is told and goes on by itself.
-async fn next<T>(events: &mut (impl Stream<Item = Result<Event<T>, watcher::Error>> + Unpin), what: &str) -> Event<T> {
+async fn next(events: &mut Events) -> Event<Node> {
     loop {
         match events.next().await {
             Some(Ok(event)) => return event,
-            Some(Err(e)) => tracing::warn!(error = %e, "watch of {what} failed; trying again"),
+            Some(Err(e)) => tracing::warn!(error = %e, "watch of this node failed; trying again"),
             None => futures::future::pending().await,
         }
     }
@@ -191,9 +189,8 @@ impl<K: Kernel> Proxy<K> {
                 }
             };
             tokio::select! {
-                event = next(&mut watches.services, "services") => self.observed.service(event),
-                event = next(&mut watches.slices, "endpointslices") => self.observed.slice(event),
-                event = next(&mut watches.node, "this node") => self.node(event),
+                change = watches.feed.next() => self.observed.take(change),
+                event = next(&mut watches.node) => self.node(event),
                 _ = check.tick() => self.check(),
                 () = retry => self.retry_at = None,
             }
@@ -207,13 +204,8 @@ impl<K: Kernel> Proxy<K> {
     /// Takes in what has arrived already, so that it shares the transaction.
     fn drain(&mut self, watches: &mut Watches) {
         for _ in 0..EVENTS_PER_TURN {
-            let service = next(&mut watches.services, "services").now_or_never();
-            let slice = next(&mut watches.slices, "endpointslices").now_or_never();
-            if service.is_none() && slice.is_none() {
-                return;
-            }
-            service.into_iter().for_each(|e| self.observed.service(e));
-            slice.into_iter().for_each(|e| self.observed.slice(e));
+            let Some(change) = watches.feed.next().now_or_never() else { return };
+            self.observed.take(change);
         }
     }
 
