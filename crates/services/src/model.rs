@@ -311,3 +311,7 @@ impl Endpoint {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "model_tests.rs"]
+mod tests;

@@ -117,3 +117,7 @@ impl Snapshot {
         dirty
     }
 }
+
+#[cfg(test)]
+#[path = "snapshot_tests.rs"]
+mod tests;
