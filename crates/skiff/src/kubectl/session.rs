@@ -283,11 +283,14 @@ fn timeout(args: &Args) -> Result<Option<Duration>> {
     }
 }
 
+/// Longer waits are cut to this: ten years.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
 /// A Go duration (`1h30m`, `500ms`), or a number of seconds.
 pub(super) fn duration(text: &str) -> Result<Duration> {
     let bad = || Error::Plain(format!("time: invalid duration {text:?}"));
     if let Ok(seconds) = text.parse::<u64>() {
-        return Ok(Duration::from_secs(seconds));
+        return Ok(Duration::from_secs(seconds).min(LONGEST));
     }
     let mut total = 0.0;
     let mut rest = text;
@@ -308,7 +311,10 @@ pub(super) fn duration(text: &str) -> Result<Duration> {
             };
         rest = &rest[unit..];
     }
-    if text.is_empty() { Err(bad()) } else { Duration::try_from_secs_f64(total).map_err(|_| bad()) }
+    match Duration::try_from_secs_f64(total) {
+        Ok(duration) if !text.is_empty() => Ok(duration.min(LONGEST)),
+        _ => Err(bad()),
+    }
 }
 
 /// The text of a `Warning: 299 - "text"` header.

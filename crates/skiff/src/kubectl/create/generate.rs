@@ -56,7 +56,9 @@ fn deployment(name: &str, args: &Args, command: &[String]) -> Result<Value> {
     for image in images {
         containers.push(json!({"image": image, "name": container_name(image), "resources": {}}));
     }
-    let first = &mut containers[0];
+    let Some(first) = containers.first_mut() else {
+        return plain("required flag(s) \"image\" not set");
+    };
     if !command.is_empty() {
         first["command"] = json!(command);
     }
