@@ -441,16 +441,16 @@ struct OtherHost {
 }
 
 impl OtherHost {
-    const IP: &str = "192.0.2.2";
+    const IP: &str = "198.51.100.2";
 
     fn start() -> Self {
         let name = format!("sk{}", std::process::id() % 100_000);
         let pages = tempfile::tempdir().expect("a temporary directory");
         std::fs::write(pages.path().join("index.html"), "the other host\n").expect("a page");
         let script = format!(
-            "ip netns add {name} && ip link add {name}h type veth peer name eth0 netns {name} && ip addr add 192.0.2.1/24 dev {name}h \
+            "ip netns add {name} && ip link add {name}h type veth peer name eth0 netns {name} && ip addr add 198.51.100.1/24 dev {name}h \
              && ip link set {name}h up && ip -n {name} addr add {ip}/24 dev eth0 && ip -n {name} link set eth0 up \
-             && ip -n {name} link set lo up && ip -n {name} route add default via 192.0.2.1 \
+             && ip -n {name} link set lo up && ip -n {name} route add default via 198.51.100.1 \
              && echo 1 > /proc/sys/net/ipv4/conf/{name}h/forwarding",
             ip = Self::IP
         );

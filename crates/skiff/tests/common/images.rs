@@ -24,7 +24,7 @@ const PACKAGES: [&str; 11] = [
     "nginx-light",
 ];
 
-const NGINX_CONF: &str = "user root;\nerror_log /dev/stderr;\nevents {}\nhttp {\n  access_log /dev/stdout;\n  \
+const NGINX_CONF: &str = "user root;\npid /tmp/nginx.pid;\nerror_log /dev/stderr;\nevents {}\nhttp {\n  access_log /dev/stdout;\n  \
     include /etc/nginx/mime.types;\n  server { listen 80; root /usr/share/nginx/html; }\n}\n";
 
 pub(crate) struct Samples {
