@@ -34,10 +34,26 @@ pub fn patch(uid: &str, before: &PodStatus, after: &PodStatus) -> serde_json::Re
             }
         }
         new.retain(|key, value| old.get(key) != Some(value));
+        if let Some(Value::Array(conditions)) = new.get_mut("conditions") {
+            forget_fields(old.get("conditions"), conditions);
+        }
         let gone: Vec<_> = old.keys().filter(|k| !kept.contains(k)).cloned().collect();
         new.extend(gone.into_iter().map(|key| (key, Value::Null)));
     }
     Ok(json!({"metadata": {"uid": uid}, "status": after}))
+}
+
+/// A condition is merged with the kept one of its type, so what it no longer has must be said.
+fn forget_fields(before: Option<&Value>, after: &mut [Value]) {
+    let before = before.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    for condition in after {
+        let Some(old) = before.iter().find(|b| b["type"] == condition["type"]).and_then(Value::as_object) else {
+            continue;
+        };
+        let Some(new) = condition.as_object_mut() else { continue };
+        let gone: Vec<_> = old.keys().filter(|k| !new.contains_key(*k)).cloned().collect();
+        new.extend(gone.into_iter().map(|key| (key, Value::Null)));
+    }
 }
 
 /// Runs until the object is gone or the sender is. `before` is what the API has.
@@ -116,5 +132,15 @@ mod tests {
         let after = status(json!({"phase": "Running", "hostIP": "1.1.1.1", "podIPs": [{"ip": "1.2.3.5"}]}));
         let want = json!({"phase": "Running", "message": null, "podIPs": [{"$patch": "replace"}, {"ip": "1.2.3.5"}]});
         assert_eq!(patch("u", &before, &after).unwrap(), json!({"metadata": {"uid": "u"}, "status": want}));
+    }
+
+    #[test]
+    fn a_condition_loses_its_reason() {
+        let status = |c: Value| -> PodStatus { from_value(json!({"conditions": [c]})).unwrap() };
+        let before =
+            status(json!({"type": "Ready", "status": "False", "reason": "ContainersNotReady", "message": "m"}));
+        let after = status(json!({"type": "Ready", "status": "True"}));
+        let want = json!([{"type": "Ready", "status": "True", "reason": null, "message": null}]);
+        assert_eq!(patch("u", &before, &after).unwrap()["status"]["conditions"], want);
     }
 }

@@ -27,6 +27,7 @@ pub(crate) fn run(args: &Up) -> Result<ExitCode> {
     preflight::check()?;
     let paths = super::paths_of(&args.which)?;
     if lock::holder(&paths.lock())?.is_some() {
+        refuse_another(&paths, &args.shape)?;
         report::show(&Line::Warning(format!("cluster {:?} is already running", args.which.name)));
         return Ok(ExitCode::SUCCESS);
     }
@@ -59,6 +60,20 @@ pub(crate) fn decide(name: &str, paths: &Paths, shape: &Shape) -> Result<Config>
     config.check().map_err(anyhow::Error::msg)?;
     config.save(&paths.config())?;
     Ok(config)
+}
+
+/// A running cluster keeps its port too.
+fn refuse_another(paths: &Paths, shape: &Shape) -> Result<()> {
+    let Some(config) = Config::load(&paths.config())? else { return Ok(()) };
+    refuse_other_shape(&config, shape)?;
+    match shape.api_port {
+        Some(port) if port != config.api_port => bail!(
+            "cluster {0:?} is running with --api-port {1}; to give it another, stop it first: `skiff down --name {0}`",
+            config.name,
+            config.api_port
+        ),
+        _ => Ok(()),
+    }
 }
 
 /// An existing cluster keeps its shape: silence about a flag that has no effect would mislead.

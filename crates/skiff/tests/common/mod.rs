@@ -3,11 +3,16 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub(crate) mod images;
+pub(crate) mod machine;
+pub(crate) mod objects;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Output},
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -21,8 +26,24 @@ pub(crate) enum Kubectl {
 }
 
 pub(crate) struct Cluster {
-    root: tempfile::TempDir,
+    home: Arc<Home>,
     pub(crate) name: String,
+}
+
+/// Where clusters are: directories of their own and, where a test wants it, a machine of their own.
+pub(crate) struct Home {
+    root: tempfile::TempDir,
+    machine: Option<machine::Machine>,
+}
+
+impl Home {
+    pub(crate) fn new(machine: Option<machine::Machine>) -> Arc<Self> {
+        Arc::new(Home { root: tempfile::tempdir().expect("a temporary directory"), machine })
+    }
+
+    fn path(&self) -> &Path {
+        self.root.path()
+    }
 }
 
 impl Cluster {
@@ -30,7 +51,20 @@ impl Cluster {
     pub(crate) fn named(prefix: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("{prefix}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        Cluster { root: tempfile::tempdir().expect("a temporary directory"), name }
+        Cluster { home: Home::new(None), name }
+    }
+
+    /// A cluster of this name, in this home; nothing is started.
+    pub(crate) fn at(home: &Arc<Home>, name: &str) -> Self {
+        Cluster { home: home.clone(), name: name.into() }
+    }
+
+    pub(crate) fn home(&self) -> &Arc<Home> {
+        &self.home
+    }
+
+    pub(crate) fn machine(&self) -> &machine::Machine {
+        self.home.machine.as_ref().expect("a cluster on a machine of its own")
     }
 
     pub(crate) fn up(prefix: &str, args: &[&str]) -> Self {
@@ -50,11 +84,11 @@ impl Cluster {
     }
 
     pub(crate) fn data(&self) -> PathBuf {
-        self.root.path().join("lib").join(&self.name)
+        self.home.path().join("lib").join(&self.name)
     }
 
     pub(crate) fn run_dir(&self) -> PathBuf {
-        self.root.path().join("run").join(&self.name)
+        self.home.path().join("run").join(&self.name)
     }
 
     pub(crate) fn kubeconfig(&self) -> PathBuf {
@@ -73,9 +107,13 @@ impl Cluster {
 
     /// A command in the cluster's surroundings.
     pub(crate) fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(program);
-        command.env("SKIFF_ROOT", self.root.path()).env("SKIFF_CLUSTER", &self.name);
-        command.env("KUBECONFIG", self.kubeconfig()).env("HOME", self.root.path());
+        let mut command = match &self.home.machine {
+            Some(machine) => machine.command(program),
+            None => Command::new(program),
+        };
+        let root = self.home.path();
+        command.env("SKIFF_ROOT", root).env("SKIFF_CLUSTER", &self.name);
+        command.env("KUBECONFIG", self.kubeconfig()).env("HOME", root);
         command
     }
 
@@ -92,8 +130,9 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         if std::env::var_os("SKIFF_TEST_KEEP").is_some() {
-            eprintln!("kept: SKIFF_ROOT={} skiff down --delete --name {}", self.root.path().display(), self.name);
-            self.root.disable_cleanup(true);
+            eprintln!("kept: SKIFF_ROOT={} skiff down --delete --name {}", self.home.path().display(), self.name);
+            // Left as it is: neither the directory nor the machine ends.
+            std::mem::forget(self.home.clone());
             return;
         }
         let output = self.skiff(&["down", "--delete", "--name", &self.name]);
