@@ -31,7 +31,11 @@ fn with_built_in_kubectl() {
     walk(Kubectl::BuiltIn);
 }
 
+/// The other host has one address, and two clusters at once would only make each other slow.
+static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
 fn walk(kind: Kubectl) {
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let needs = ["kubectl", "docker-registry", "curl", "dpkg-deb", "apt-get", "ip", "busybox"];
     if !tools::root_with(&needs) {
         return;
@@ -444,7 +448,7 @@ impl OtherHost {
     const IP: &str = "198.51.100.2";
 
     fn start() -> Self {
-        let name = format!("sk{}", std::process::id() % 100_000);
+        let name = format!("sk{}", std::process::id() % 1_000_000);
         let pages = tempfile::tempdir().expect("a temporary directory");
         std::fs::write(pages.path().join("index.html"), "the other host\n").expect("a page");
         let script = format!(

@@ -9,6 +9,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use skiff_client::life::{Stop, readiness};
 use tokio::{runtime::Handle, signal::unix::SignalKind};
 
+use super::network::nat::{self, WayOut};
 use super::node::{Directories, NodeClients, Place, Ranges, run as run_node};
 use crate::cli::Agent;
 
@@ -37,6 +38,7 @@ async fn live(args: &Agent) -> Result<()> {
         images: root.join("images"),
         cgroup: format!("skiff/agent/{}", place.name),
     };
+    let _way_out = way_out(args, ip);
     let ranges = Ranges { pods: args.cluster_cidr.into(), services: vec![] };
     let node = place.node(directories, ranges, tls, Handle::current());
     let stop = Stop::new();
@@ -45,6 +47,14 @@ async fn live(args: &Agent) -> Result<()> {
     let clients = NodeClients { agent: client.clone(), proxy: client.clone(), dns: client };
     run_node(node, clients, ready, stop).await;
     Ok(())
+}
+
+/// What pods send beyond the cluster takes this machine's address. Pods of other nodes are reached as they are.
+fn way_out(args: &Agent, ip: IpAddr) -> Option<WayOut> {
+    let IpAddr::V4(_) = ip else { return None };
+    let pods = nat::all_of(args.cluster_cidr);
+    let opened = nat::open("agent", &[pods], &[pods]);
+    opened.inspect_err(|error| tracing::warn!("pods cannot reach beyond this node: {error}")).ok()
 }
 
 fn end_on_signals(stop: Stop) -> Result<()> {

@@ -26,7 +26,12 @@ use tokio::{
 use super::{
     config::{ADVERTISED_PORT, Config},
     dns_service, kubeconfig, lock,
-    network::{self, nat::WayOut},
+    network::{
+        self,
+        nat::{self, WayOut},
+        netns,
+        plan::NodeLink,
+    },
     node,
     paths::Paths,
     probe,
@@ -85,7 +90,7 @@ type Nodes = Vec<JoinHandle<std::io::Result<()>>>;
 
 struct Started {
     nodes: Nodes,
-    _way_out: Option<WayOut>,
+    _ways_out: Vec<WayOut>,
 }
 
 async fn end(nodes: Nodes) -> Result<()> {
@@ -95,7 +100,7 @@ async fn end(nodes: Nodes) -> Result<()> {
 }
 
 async fn start(config: &Config, paths: &Paths, story: &mut Story, stop: &Stop) -> Result<Started> {
-    let way_out = wire(config, paths, story).await?;
+    let ways_out = wire(config, paths, story).await?;
     story.step(format!("network: {} on {}", count(config.nodes, "node"), config.node_subnet()));
     let pki = Pki::load_or_create(&paths.pki(), &server_names(config)).context("certificates")?;
     let server = api_server(config, paths, &pki).await?;
@@ -135,22 +140,37 @@ async fn start(config: &Config, paths: &Paths, story: &mut Story, stop: &Stop) -
     story.step(format!("{}: agent, proxy and DNS", count(config.nodes, "node")));
     probe::answers(config, paths).await?;
     story.step(format!("DNS at {} and ClusterIP {} answer on every node", config.dns_ip(), config.kubernetes_ip()));
-    Ok(Started { nodes, _way_out: way_out })
+    Ok(Started { nodes, _ways_out: ways_out })
 }
 
 /// Links, addresses, routes, and the way out.
-async fn wire(config: &Config, paths: &Paths, story: &Story) -> Result<Option<WayOut>> {
+async fn wire(config: &Config, paths: &Paths, story: &Story) -> Result<Vec<WayOut>> {
     let wires = network::plan::network(config, paths);
     for warning in network::apply::up(&wires).await? {
         story.warn(warning);
     }
     let interfaces: Vec<_> = network::apply::uplinks().await?.into_iter().chain([wires.host_link]).collect();
     let opened = network::forwarding::on(&interfaces, &paths.run).map_err(anyhow::Error::from);
-    let opened = opened.and_then(|()| Ok(network::nat::open(&config.name, &[config.pod_cidr, config.node_subnet()])?));
+    let opened = opened.and_then(|()| ways_out(config, &wires.nodes));
     if let Err(error) = &opened {
-        story.warn(format!("pods cannot reach beyond this host: {error:#}"));
+        story.warn(format!("pods cannot reach beyond their node: {error:#}"));
     }
-    Ok(opened.ok())
+    Ok(opened.unwrap_or_default())
+}
+
+/// Of each node, and of the host.
+fn ways_out(config: &Config, nodes: &[NodeLink]) -> Result<Vec<WayOut>> {
+    let (pods, subnet) = (nat::all_of(config.pod_cidr), nat::all_of(config.node_subnet()));
+    let first_to_last = (config.node_ip(0), config.node_ip(config.nodes - 1));
+    let of_node = |node: &NodeLink| {
+        let opened = netns::inside(&node.netns, || async {
+            nat::open(&config.name, &[pods], &[pods, first_to_last]).map_err(std::io::Error::other)
+        });
+        opened.with_context(|| format!("the way out of node {}", node.name))
+    };
+    let mut all = nodes.iter().map(of_node).collect::<Result<Vec<_>>>()?;
+    all.push(nat::open(&config.name, &[subnet, pods], &[subnet, pods]).context("the way out of this host")?);
+    Ok(all)
 }
 
 fn count(n: u8, what: &str) -> String {

@@ -1,26 +1,36 @@
-//! The way out: what leaves the cluster for elsewhere takes the host's address. One table on the host, which belongs to
-//! the daemon's socket; where the kernel can, it outlives a killed daemon so that pods keep their way out.
+//! The way out: what leaves a node for elsewhere takes the node's address (two clusters of one host may have pods of the
+//! same address), and what leaves the host takes the host's. A table for each, which belongs to the daemon's socket; where
+//! the kernel can, it outlives a killed daemon so that pods keep their way out.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::Ipv4Net;
 use skiff_nft::{
-    Chain, Data, Element, Error, Expr, Family, Field, Hook, HookPoint, Kernel, Layout, Netlink, Ownership, Packed, Reg,
-    Rule, Set, SetSpec, Table, TableRef, Target, Value, diff,
+    Chain, Data, Error, Expr, Family, Field, Hook, HookPoint, Kernel, Layout, Netlink, Ownership, Packed, Reg, Rule,
+    Set, SetSpec, Table, TableRef, Target, Value, diff,
 };
 
 /// Where the priority of source NAT stands and ours (nftables(8): srcnat).
 const SOURCE_NAT: i32 = 100;
-const INSIDE: &str = "inside";
+const FROM: &str = "from";
+const KEEP: &str = "keep";
 
 /// Keeps others from changing the table for as long as it lives.
 #[derive(Debug)]
 pub(crate) struct WayOut(#[expect(dead_code, reason = "its socket owns the table")] Netlink);
 
-/// Opens the way out for these ranges. Call on a thread in the host's namespace.
-pub(crate) fn open(cluster: &str, inside: &[Ipv4Net]) -> Result<WayOut, Error> {
+/// Addresses from the first to the last.
+pub(crate) type Range = (Ipv4Addr, Ipv4Addr);
+
+pub(crate) fn all_of(net: Ipv4Net) -> Range {
+    (net.network(), net.broadcast())
+}
+
+/// What comes from one of the ranges `from` and goes to none of those to `keep` takes the address of the device that it
+/// leaves by. Call on a thread in the namespace that is left.
+pub(crate) fn open(cluster: &str, from: &[Range], keep: &[Range]) -> Result<WayOut, Error> {
     let mut kernel = Netlink::open(Ownership::Exclusive)?;
-    make(&mut kernel, cluster, Some(&table(inside)))?;
+    make(&mut kernel, cluster, Some(&table(from, keep)))?;
     Ok(WayOut(kernel))
 }
 
@@ -35,27 +45,26 @@ fn make(kernel: &mut Netlink, cluster: &str, want: Option<&Table>) -> Result<(),
     if batch.is_empty() { Ok(()) } else { kernel.commit(&batch) }
 }
 
-fn table(inside: &[Ipv4Net]) -> Table {
-    let spec = SetSpec { key: vec![Field::Addr], layout: Layout::Interval, ..SetSpec::default() };
-    let elements = inside.iter().map(range).map(|e| (e.key, e.value)).collect();
+fn table(from: &[Range], keep: &[Range]) -> Table {
     let comment = "what leaves the cluster for elsewhere".into();
-    let (from, to) = (Reg(0), Reg(1));
+    let (source, target) = (Reg(0), Reg(1));
     let exprs = vec![
-        Expr::saddr(Family::Ip, from),
-        Expr::lookup(INSIDE, from, Target::Match),
-        Expr::daddr(Family::Ip, to),
-        Expr::lookup(INSIDE, to, Target::Absent),
+        Expr::saddr(Family::Ip, source),
+        Expr::lookup(FROM, source, Target::Match),
+        Expr::daddr(Family::Ip, target),
+        Expr::lookup(KEEP, target, Target::Absent),
         Expr::Masquerade,
     ];
     let hook = Some(Hook { point: HookPoint::Postrouting, priority: SOURCE_NAT });
     Table {
-        sets: [(INSIDE.into(), Set { spec, elements })].into(),
+        sets: [(FROM.into(), set(from)), (KEEP.into(), set(keep))].into(),
         chains: [("postrouting".into(), Chain { hook, rules: vec![Rule { exprs, comment }] })].into(),
     }
 }
 
-fn range(net: &Ipv4Net) -> Element {
+fn set(ranges: &[Range]) -> Set {
+    let spec = SetSpec { key: vec![Field::Addr], layout: Layout::Interval, ..SetSpec::default() };
     let address = |ip| Packed::new().addr(IpAddr::V4(ip));
-    let value = Value { end: Some(address(net.broadcast())), data: Data::None, comment: None };
-    Element { key: address(net.network()), value }
+    let value = |last| Value { end: Some(address(last)), data: Data::None, comment: None };
+    Set { spec, elements: ranges.iter().map(|(first, last)| (address(*first), value(*last))).collect() }
 }
