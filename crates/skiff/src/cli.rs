@@ -1,6 +1,9 @@
 //! The command line. Its help is the first page that a user reads.
 
-use std::path::PathBuf;
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use clap::{Args, Parser, Subcommand};
 use ipnet::Ipv4Net;
@@ -68,7 +71,7 @@ pub(crate) enum Command {
         node: Option<String>,
         /// The address of that node
         #[arg(long, requires = "node")]
-        address: Option<std::net::IpAddr>,
+        address: Option<IpAddr>,
     },
     /// Load, list and remove the cluster's images
     #[command(subcommand)]
@@ -118,6 +121,19 @@ pub(crate) struct Shape {
     /// Pods' addresses come from here, a /24 for each node [default: 10.244.0.0/16]
     #[arg(long)]
     pub(crate) pod_cidr: Option<Ipv4Net>,
+    /// Who resolves names outside the cluster: IP or IP:PORT, may be given several times; kept until given anew
+    /// [default: the resolvers of the host's /etc/resolv.conf]
+    #[arg(long, value_name = "IP[:PORT]", value_parser = resolver)]
+    pub(crate) dns_upstream: Vec<SocketAddr>,
+}
+
+/// A resolver's address; its port is 53 unless said otherwise.
+fn resolver(text: &str) -> Result<SocketAddr, String> {
+    let with_port = |ip: IpAddr| SocketAddr::new(ip, 53);
+    let address = text.parse().or_else(|_| text.parse().map(with_port));
+    address.map_err(|_| {
+        format!("{text:?} is neither an IP address nor IP:PORT, such as 192.0.2.53 or [2001:db8::53]:5353")
+    })
 }
 
 #[derive(Args, Clone, Debug)]
@@ -202,21 +218,37 @@ pub(crate) struct Agent {
     pub(crate) node_name: Option<String>,
     /// The node's address [default: the one that reaches the API server]
     #[arg(long)]
-    pub(crate) node_ip: Option<std::net::IpAddr>,
+    pub(crate) node_ip: Option<IpAddr>,
     /// The cluster DNS address that pods are told
     #[arg(long, default_value = "10.96.0.10")]
-    pub(crate) cluster_dns: std::net::IpAddr,
+    pub(crate) cluster_dns: IpAddr,
     /// The cluster's domain
     #[arg(long, default_value = "cluster.local")]
     pub(crate) cluster_domain: String,
     /// Where all pods' addresses come from
     #[arg(long, default_value = "10.244.0.0/16")]
     pub(crate) cluster_cidr: Ipv4Net,
+    /// Who resolves names outside the cluster: IP or IP:PORT, may be given several times
+    /// [default: the resolvers of the host's /etc/resolv.conf]
+    #[arg(long, value_name = "IP[:PORT]", value_parser = resolver)]
+    pub(crate) dns_upstream: Vec<SocketAddr>,
 }
 
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
+
+    #[test]
+    fn resolvers() {
+        let read = |text| super::resolver(text).map(|a| a.to_string());
+        assert_eq!(read("192.0.2.53").unwrap(), "192.0.2.53:53");
+        assert_eq!(read("127.0.0.1:5353").unwrap(), "127.0.0.1:5353");
+        assert_eq!(read("2001:db8::53").unwrap(), "[2001:db8::53]:53");
+        assert_eq!(read("[2001:db8::53]:5353").unwrap(), "[2001:db8::53]:5353");
+        for wrong in ["", "dns.example.org", "192.0.2.53:", "192.0.2.53:99999"] {
+            assert!(read(wrong).unwrap_err().contains("IP:PORT"), "{wrong}");
+        }
+    }
 
     #[test]
     fn is_well_formed() {

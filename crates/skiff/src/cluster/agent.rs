@@ -30,7 +30,14 @@ async fn live(args: &Agent) -> Result<()> {
     };
     let client = kube::Client::try_from(told)?;
     let name = args.node_name.clone().map_or_else(host_name, Ok)?;
-    let place = Place { ip, zone: None, dns_ip: args.cluster_dns, domain: args.cluster_domain.clone(), name };
+    let place = Place {
+        ip,
+        zone: None,
+        dns_ip: args.cluster_dns,
+        domain: args.cluster_domain.clone(),
+        dns_upstreams: args.dns_upstream.clone(),
+        name,
+    };
     let root = Path::new("/var/lib/skiff/agent");
     let directories = Directories {
         data: root.join(&place.name),

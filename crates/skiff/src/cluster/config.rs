@@ -1,7 +1,12 @@
 //! What a cluster is, as decided when it was first started; kept in its data directory so that the next start is the
 //! same cluster.
 
-use std::{fs, io, net::Ipv4Addr, ops::RangeInclusive, path::Path};
+use std::{
+    fs, io,
+    net::{Ipv4Addr, SocketAddr},
+    ops::RangeInclusive,
+    path::Path,
+};
 
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
@@ -21,6 +26,9 @@ pub(crate) struct Config {
     pub(crate) domain: String,
     /// On the host's loopback.
     pub(crate) api_port: u16,
+    /// Who resolves names outside the cluster, seen from the host; none: the host's resolv.conf says.
+    #[serde(default)]
+    pub(crate) dns_upstreams: Vec<SocketAddr>,
 }
 
 /// The first part of every address of a node subnet: 172.30.INDEX.x.
@@ -54,6 +62,7 @@ impl Config {
             node_ports: (30_000, 32_767),
             domain: "cluster.local".into(),
             api_port,
+            dns_upstreams: vec![],
         }
     }
 
@@ -148,7 +157,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("deep/cluster.json");
         assert!(Config::load(&path).unwrap().is_none());
-        let config = Config::new("a", 3, 2, 6443);
+        let mut config = Config::new("a", 3, 2, 6443);
+        config.dns_upstreams = vec!["192.0.2.53:53".parse().unwrap()];
         config.save(&path).unwrap();
         assert_eq!(Config::load(&path).unwrap(), Some(config));
         fs::write(&path, "{").unwrap();

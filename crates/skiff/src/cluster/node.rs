@@ -4,7 +4,7 @@
 use std::{
     future::Future,
     io,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
     thread::{self, JoinHandle},
@@ -18,6 +18,7 @@ use skiff_client::{
     in_process::Clients,
     life::{Readiness, Ready, Stop, readiness},
 };
+use skiff_dns::forward::Upstreams;
 use tokio::runtime::Handle;
 
 use super::{config::Config, network::netns, paths::Paths, sweep};
@@ -116,8 +117,14 @@ pub(crate) fn describe(config: &Config, paths: &Paths, pki: &Pki, number: u8) ->
     let name = config.node_name(number);
     let ip = IpAddr::from(config.node_ip(number));
     let credentials = pki.node(&name, &[ip.to_string()])?;
-    let place =
-        Place { name, ip, zone: config.zone(number), dns_ip: config.dns_ip().into(), domain: config.domain.clone() };
+    let place = Place {
+        name,
+        ip,
+        zone: config.zone(number),
+        dns_ip: config.dns_ip().into(),
+        domain: config.domain.clone(),
+        dns_upstreams: config.dns_upstreams.clone(),
+    };
     let tls = skiff_node::Tls {
         certificate: credentials.serving.certificate,
         key: credentials.serving.key,
@@ -140,6 +147,8 @@ pub(crate) struct Place {
     pub(crate) zone: Option<String>,
     pub(crate) dns_ip: IpAddr,
     pub(crate) domain: String,
+    /// None: the host's resolv.conf says.
+    pub(crate) dns_upstreams: Vec<SocketAddr>,
 }
 
 pub(crate) struct Directories {
@@ -158,10 +167,14 @@ impl Place {
     /// `host` is a runtime in the host's network namespace: resolvers and registries on the host's loopback are reached
     /// from there.
     pub(crate) fn node(self, dirs: Directories, ranges: Ranges, tls: skiff_node::Tls, host: Handle) -> Node {
+        let upstreams = match self.dns_upstreams.is_empty() {
+            true => Upstreams::File(HOST_RESOLV_CONF.into()),
+            false => Upstreams::Fixed(self.dns_upstreams),
+        };
         let dns = skiff_dns::Config {
             bind: vec![(self.dns_ip, 53).into()],
             domain: self.domain.clone(),
-            upstreams: skiff_dns::forward::Upstreams::File(HOST_RESOLV_CONF.into()),
+            upstreams,
             outside: Some(host.clone()),
         };
         let proxy = skiff_proxy::Config {

@@ -50,11 +50,15 @@ pub(crate) fn decide(name: &str, paths: &Paths, shape: &Shape) -> Result<Config>
     if let Some(mut config) = Config::load(&paths.config())? {
         refuse_other_shape(&config, shape)?;
         config.api_port = api_port(shape.api_port.or(Some(config.api_port)))?;
+        if !shape.dns_upstream.is_empty() {
+            config.dns_upstreams = shape.dns_upstream.clone();
+        }
         config.save(&paths.config())?;
         return Ok(config);
     }
     let mut config = Config::new(name, free_index()?, shape.nodes.unwrap_or(1), api_port(shape.api_port)?);
     config.zones = shape.zones.unwrap_or(0);
+    config.dns_upstreams = shape.dns_upstream.clone();
     config.service_cidr = shape.service_cidr.unwrap_or(config.service_cidr);
     config.pod_cidr = shape.pod_cidr.unwrap_or(config.pod_cidr);
     config.check().map_err(anyhow::Error::msg)?;
