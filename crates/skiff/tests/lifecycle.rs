@@ -242,7 +242,7 @@ const CLIENTS: usize = 4;
 fn a_daemon_killed_during_creates_loses_nothing() {
     let Some(cluster) = alone("creates") else { return };
     let seed: u64 = std::env::var("SKIFF_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random);
-    println!("SKIFF_SEED={seed}");
+    eprintln!("SKIFF_SEED={seed}");
     cluster.start(&[]);
     let told = Arc::new(Acknowledged::default());
     std::thread::scope(|scope| {

@@ -187,7 +187,7 @@ pub(crate) fn server_names(config: &Config) -> Vec<String> {
 }
 
 async fn api_server(config: &Config, paths: &Paths, pki: &Pki) -> Result<Arc<Server>> {
-    let store = Embedded::open(&paths.store(), Options::default()).context("open the store")?;
+    let store = Embedded::open(paths.store(), Options::default()).context("open the store")?;
     let advertise = SocketAddr::from((config.host_ip(), ADVERTISED_PORT));
     let api = skiff_apiserver::Config {
         service_cidrs: vec![IpNet::V4(config.service_cidr)],
