@@ -1,6 +1,5 @@
 //! The real kernel: the rules are loaded into a network namespace of the test's own and real connections are made between
 //! namespaces. Each test runs itself again inside new namespaces, with a user namespace when it is not root.
-#![allow(clippy::print_stdout)]
 
 mod common;
 
@@ -24,6 +23,7 @@ use skiff_nft::{
 };
 use skiff_proxy::{conntrack::Conntrack, sync::Syncer};
 use skiff_services::snapshot::Snapshot;
+use skiff_testkit::tools::skip;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -246,7 +246,7 @@ fn the_kernel_reads_back_what_was_written_and_nft_prints_it() {
         }
         assert_eq!(syncer.full().unwrap(), 0, "nothing to repair");
         if Command::new("nft").arg("-v").output().is_err() {
-            return println!("SKIPPED: nft is not installed; its listing is not checked");
+            return skip("nft is not installed; its listing is not checked");
         }
         let listing = sh("nft list ruleset");
         for text in
@@ -264,7 +264,7 @@ fn rules_outlive_their_owner_and_are_taken_over() {
         let mut first = load(&snapshot);
         let ids = first.rules().table_refs();
         if !first.kernel().exclusive(&ids[0]).unwrap() {
-            return println!("SKIPPED: this kernel has no lasting table owners (6.9 has)");
+            return skip("this kernel has no lasting table owners (6.9 has)");
         }
         sh("nft flush ruleset");
         assert_eq!(first.full().unwrap(), 0, "others cannot flush it");

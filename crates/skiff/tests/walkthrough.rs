@@ -586,7 +586,7 @@ fn node_port(k: &Client<'_>) {
         ("31000", "provided port is already allocated"),
         ("70000", "spec.ports[0].nodePort"),
     ] {
-        let refused = k.feed(&["apply", "-f", "-"], &service("refused", port));
+        let refused = k.try_apply(&service("refused", port));
         assert!(!refused.status.success() && text(&refused.stderr).contains(why), "{port}: {}", text(&refused.stderr));
     }
 }
@@ -614,7 +614,7 @@ fn several_ports(k: &Client<'_>) {
         assert_eq!(k.exec(&bye, &["curl", "-s", &url]), format!("This is the good {time} root"));
     }
     let unnamed = "{apiVersion: v1, kind: Service, metadata: {name: unnamed}, spec: {ports: [{port: 1}, {port: 2}]}}";
-    let refused = text(&k.feed(&["apply", "-f", "-"], unnamed).stderr);
+    let refused = text(&k.try_apply(unnamed).stderr);
     assert!(
         refused.contains("The Service \"unnamed\" is invalid")
             && refused.contains("spec.ports[0].name: Required value"),

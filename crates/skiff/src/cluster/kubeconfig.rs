@@ -8,6 +8,10 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use rustix::{
+    fs::{Gid, Uid, fchown},
+    process::geteuid,
+};
 use serde_json::json;
 
 /// What a client needs to reach the API server as its certificate says.
@@ -28,7 +32,16 @@ pub(crate) fn write(path: &Path, access: &Access<'_>) -> io::Result<()> {
     }
     let mut file = File::options().write(true).create_new(true).mode(0o600).open(&new)?;
     file.write_all(render(access).as_bytes())?;
+    if let Some((user, group)) = behind_sudo() {
+        fchown(&file, Some(Uid::from_raw(user)), Some(Gid::from_raw(group)))?;
+    }
     fs::rename(&new, path)
+}
+
+/// Who called sudo: the file is for them, so that `sudo skiff up` leaves a cluster that they can use without.
+fn behind_sudo() -> Option<(u32, u32)> {
+    let number = |name| std::env::var(name).ok()?.parse().ok();
+    geteuid().is_root().then(|| Some((number("SUDO_UID")?, number("SUDO_GID")?)))?
 }
 
 pub(crate) fn render(access: &Access<'_>) -> String {

@@ -41,7 +41,7 @@ struct Tour {
     dir: tempfile::TempDir,
 }
 
-/// Standard output and error of a command that ended well.
+/// What a command that ended well wrote to standard output.
 type Said = String;
 
 impl Tour {
@@ -62,19 +62,25 @@ impl Tour {
     }
 
     fn skiff(&self, args: &[&str]) -> Result<Said> {
+        Ok(self.both(args)?.0)
+    }
+
+    /// What was written to standard output, and to standard error.
+    fn both(&self, args: &[&str]) -> Result<(Said, String)> {
         let output = self.program()?.args(args).output().context("run this program")?;
-        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let (said, aside) = (text(&output.stdout), text(&output.stderr));
         if !output.status.success() {
-            bail!("skiff {} failed: {}", args.join(" "), said.trim());
+            bail!("skiff {} failed: {}", args.join(" "), format!("{said}{aside}").trim());
         }
-        Ok(said)
+        Ok((said, aside))
     }
 
     /// Runs a command and shows it with what it says.
     fn shown(&self, as_typed: &str, args: &[&str]) -> Result<Said> {
         eprintln!("{}", paint("1", &format!("$ {as_typed}")));
-        let said = self.skiff(args)?;
-        for line in said.lines() {
+        let (said, aside) = self.both(args)?;
+        for line in said.lines().chain(aside.lines()) {
             eprintln!("{line}");
         }
         Ok(said)

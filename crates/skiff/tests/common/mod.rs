@@ -194,9 +194,14 @@ impl Client<'_> {
 
     /// `kubectl apply -f -`
     pub(crate) fn apply(&self, manifest: &str) -> String {
-        let output = self.feed(&["apply", "-f", "-"], manifest);
+        let output = self.try_apply(manifest);
         assert!(output.status.success(), "apply: {}\n{manifest}", text(&output.stderr));
         text(&output.stdout)
+    }
+
+    pub(crate) fn try_apply(&self, manifest: &str) -> Output {
+        // What begins with a brace would be taken for JSON.
+        self.feed(&["apply", "-f", "-"], &format!("---\n{manifest}"))
     }
 
     pub(crate) fn feed(&self, args: &[&str], input: &str) -> Output {
@@ -204,8 +209,6 @@ impl Client<'_> {
         let mut command = self.command(args);
         let pipe = std::process::Stdio::piped;
         let mut child = command.stdin(pipe()).stdout(pipe()).stderr(pipe()).spawn().expect("kubectl runs");
-        // What begins with a brace is taken for JSON.
-        let input = format!("---\n{input}");
         child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("kubectl reads");
         child.wait_with_output().expect("kubectl ends")
     }
