@@ -49,7 +49,8 @@ fn address(address: &Value, path: &Path) -> Errors {
     errors
 }
 
-fn port(port: &Value, name_required: bool, path: &Path) -> Errors {
+/// What ports of Services, Endpoints and slices have in common: name, number, protocol.
+pub(super) fn port(port: &Value, name_required: bool, path: &Path) -> Errors {
     let mut errors = Errors::new();
     match text(port, "name") {
         "" if name_required => errors.push(Error::required(&path.child("name"), "")),

@@ -12,7 +12,6 @@ use crate::json::{get, int, list, map, same, text, texts};
 use crate::strategy::needs_health_check_port;
 
 const TYPES: &[&str] = &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
-const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
 const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 const KUBELET_PORT: i64 = 10250;
 const AFFINITY_MAX: i64 = 86400;
@@ -130,15 +129,7 @@ fn duplicates(all: &[Value], key: &str, error: impl Fn(&Path, &Value) -> Error) 
 }
 
 fn one_port(port: &Value, name_required: bool, path: &Path) -> Errors {
-    let mut errors = Errors::new();
-    match text(port, "name") {
-        "" if name_required => errors.push(Error::required(&path.child("name"), "")),
-        "" => {}
-        name => errors.extend(each(&path.child("name"), name, names::label(name))),
-    }
-    let number = int(port, "port");
-    errors.extend(names::port_number(number).into_iter().map(|m| Error::invalid(&path.child("port"), number, m)));
-    errors.extend(one_of(&path.child("protocol"), text(port, "protocol"), PROTOCOLS));
+    let mut errors = super::endpoints::port(port, name_required, path);
     errors.extend(target_port(get(port, "targetPort"), &path.child("targetPort")));
     let app = text(port, "appProtocol");
     if !app.is_empty() {
