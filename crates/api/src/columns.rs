@@ -15,6 +15,7 @@ mod workload;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::convert;
 use crate::resources::Resource;
 
 pub use format::human_duration;
@@ -42,7 +43,8 @@ pub fn columns(resource: &Resource) -> &'static [Column] {
 /// The table of some objects. The caller fills the table's `metadata` and each row's `object`.
 pub fn table(resource: &Resource, rows: &[&Value], now: Timestamp) -> Value {
     let columns = columns(resource);
-    let rows: Vec<Value> = rows.iter().map(|object| row(resource, columns, &Row { object, now })).collect();
+    let cells = |object: &&Value| row(resource, columns, &Row { object: &convert::stored(resource, object), now });
+    let rows: Vec<Value> = rows.iter().map(cells).collect();
     json!({
         "kind": "Table",
         "apiVersion": "meta.k8s.io/v1",

@@ -181,7 +181,8 @@ mod tests {
         let count = |root| -> usize {
             let document = aggregated(root);
             let groups = document["items"].as_array().unwrap().clone();
-            groups.iter().map(|g| g["versions"][0]["resources"].as_array().unwrap().len()).sum()
+            let versions = groups.iter().flat_map(|g| g["versions"].as_array().unwrap());
+            versions.map(|v| v["resources"].as_array().unwrap().len()).sum()
         };
         assert_eq!(count(Root::Api) + count(Root::Apis), RESOURCES.len());
         let document = aggregated(Root::Apis);

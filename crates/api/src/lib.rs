@@ -4,6 +4,7 @@
 
 pub mod apply;
 pub mod columns;
+pub mod convert;
 pub mod defaults;
 pub mod discovery;
 pub mod field;

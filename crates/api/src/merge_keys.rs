@@ -272,7 +272,9 @@ mod tests {
     #[test]
     fn every_named_field_is_in_the_schema() {
         let mut checked = 0;
-        for resource in RESOURCES.iter().filter(|r| r.stored) {
+        // A view of another version of its own group has fewer fields.
+        let older = |r: &&crate::resources::Resource| r.stored_as.is_some_and(|(group, _)| group == r.group);
+        for resource in RESOURCES.iter().filter(|r| r.stored && !older(r)) {
             let mut generator = SchemaGenerator::new(SchemaSettings::draft07());
             let schema = (resource.schema.schema)(&mut generator).to_value();
             let definitions = Value::Object(generator.take_definitions(true).into_iter().collect());

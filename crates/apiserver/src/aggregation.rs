@@ -55,7 +55,7 @@ async fn show(server: &Server, resource: &Resource, name: &str) -> Result<(), Mi
     if next != have.value {
         apply::track_update(resource, Some(&have.value), &mut next, MANAGER, None, Timestamp::now());
         let key = object::key(resource, None, name);
-        next = server.storage.put(&key, next, Expect::Rev(have.rev)).await?.value;
+        next = server.storage.put(resource, &key, next, Expect::Rev(have.rev)).await?.value;
     }
     server.access.learn(resource, &next);
     Ok(())

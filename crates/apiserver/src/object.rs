@@ -2,6 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Map, Value};
+use skiff_api::convert;
 use skiff_api::resources::Resource;
 use skiff_store::{Entry, Rev};
 
@@ -16,17 +17,20 @@ pub(crate) struct Object {
 }
 
 impl Object {
-    pub(crate) fn decode(entry: &Entry) -> Result<Object> {
+    /// The entry as an object of this resource.
+    pub(crate) fn decode(resource: &Resource, entry: &Entry) -> Result<Object> {
         let mut value: Value = serde_json::from_slice(&entry.value)
             .map_err(|e| Status::internal(format!("the stored object at {} cannot be read: {e}", entry.key)))?;
+        convert::show(resource, &mut value);
         set_resource_version(&mut value, entry.modified);
         Ok(Object { value, rev: entry.modified })
     }
 }
 
 /// The bytes for the store: without resourceVersion, which is the entry's revision.
-pub(crate) fn encode(value: &Value) -> bytes::Bytes {
+pub(crate) fn encode(resource: &Resource, value: &Value) -> bytes::Bytes {
     let mut value = value.clone();
+    convert::store(resource, &mut value);
     if let Some(meta) = value.get_mut("metadata").and_then(Value::as_object_mut) {
         meta.shift_remove("resourceVersion");
         meta.shift_remove("selfLink");
@@ -34,9 +38,10 @@ pub(crate) fn encode(value: &Value) -> bytes::Bytes {
     serde_json::to_vec(&value).unwrap_or_default().into()
 }
 
-/// `/registry/GROUP/PLURAL/`, the same for every version of a group.
+/// `/registry/GROUP/PLURAL/`, the same for all views of the same objects.
 pub(crate) fn resource_prefix(resource: &Resource) -> String {
-    let group = if resource.group.is_empty() { "core" } else { resource.group };
+    let home = resource.storage();
+    let group = if home.group.is_empty() { "core" } else { home.group };
     format!("/registry/{group}/{}/", resource.plural)
 }
 
@@ -150,9 +155,10 @@ mod tests {
     #[test]
     fn stored_bytes_carry_no_resource_version() {
         let value = json!({"metadata": {"name": "a", "resourceVersion": "7"}, "x": 1});
-        assert_eq!(encode(&value), r#"{"metadata":{"name":"a"},"x":1}"#);
-        let entry = Entry { key: "k".into(), value: encode(&value), created: 3, modified: 9 };
-        assert_eq!(resource_version(&Object::decode(&entry).unwrap().value), "9");
+        let maps = skiff_api::resources::find("", "v1", "configmaps").unwrap();
+        assert_eq!(encode(maps, &value), r#"{"metadata":{"name":"a"},"x":1}"#);
+        let entry = Entry { key: "k".into(), value: encode(maps, &value), created: 3, modified: 9 };
+        assert_eq!(resource_version(&Object::decode(maps, &entry).unwrap().value), "9");
     }
 
     #[test]

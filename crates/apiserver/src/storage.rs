@@ -31,7 +31,7 @@ impl Storage {
         name: &str,
     ) -> Result<Option<Object>> {
         let entry = self.0.get(&object::key(resource, namespace, name)).await.map_err(status)?;
-        entry.as_ref().map(Object::decode).transpose()
+        entry.as_ref().map(|entry| Object::decode(resource, entry)).transpose()
     }
 
     pub(crate) async fn get(&self, resource: &Resource, namespace: Option<&str>, name: &str) -> Result<Object> {
@@ -41,12 +41,18 @@ impl Storage {
     /// Every object of the resource, now.
     pub(crate) async fn all(&self, resource: &Resource, namespace: Option<&str>) -> Result<(Vec<Object>, Rev)> {
         let page = self.0.list(&object::prefix(resource, namespace), None, 0, None).await.map_err(status)?;
-        let objects = page.entries.iter().map(Object::decode).collect::<Result<_>>()?;
+        let objects = page.entries.iter().map(|entry| Object::decode(resource, entry)).collect::<Result<_>>()?;
         Ok((objects, page.rev))
     }
 
-    pub(crate) async fn put(&self, key: &str, mut value: Value, expect: Expect) -> Result<Object, Miss> {
-        let entry = self.0.put(key, object::encode(&value), expect).await.map_err(miss)?;
+    pub(crate) async fn put(
+        &self,
+        resource: &Resource,
+        key: &str,
+        mut value: Value,
+        expect: Expect,
+    ) -> Result<Object, Miss> {
+        let entry = self.0.put(key, object::encode(resource, &value), expect).await.map_err(miss)?;
         object::set_resource_version(&mut value, entry.modified);
         Ok(Object { value, rev: entry.modified })
     }

@@ -40,27 +40,24 @@ pub(super) fn node_address(row: &Row<'_>, kind: &str) -> Value {
 
 pub(super) fn event_last_seen(row: &Row<'_>) -> Value {
     let series = time(row.at("series.lastObservedTime"));
-    let last = [row.time("lastTimestamp"), row.time("deprecatedLastTimestamp")].into_iter().flatten().next();
-    match series.or(last) {
+    match series.or(row.time("lastTimestamp")) {
         Some(seen) => since(Some(seen), row.now).into(),
         None => event_first_seen(row),
     }
 }
 
 pub(super) fn event_first_seen(row: &Row<'_>) -> Value {
-    let places = ["firstTimestamp", "deprecatedFirstTimestamp", "eventTime"];
+    let places = ["firstTimestamp", "eventTime"];
     since(places.iter().find_map(|place| row.time(place)), row.now).into()
 }
 
 pub(super) fn event_count(row: &Row<'_>) -> Value {
-    let places = ["series.count", "count", "deprecatedCount"];
+    let places = ["series.count", "count"];
     places.iter().map(|place| row.count(place)).find(|count| *count > 0).unwrap_or(1).into()
 }
 
-/// The object of an event in either of the two event APIs.
 fn involved<'a>(row: &Row<'a>, field: &str) -> &'a str {
-    let regarding = if row.has("involvedObject") { "involvedObject" } else { "regarding" };
-    row.at(regarding)[field].as_str().unwrap_or_default()
+    row.at("involvedObject")[field].as_str().unwrap_or_default()
 }
 
 pub(super) fn event_object(row: &Row<'_>) -> Value {
@@ -77,17 +74,15 @@ pub(super) fn event_subobject(row: &Row<'_>) -> Value {
 
 pub(super) fn event_source(row: &Row<'_>) -> Value {
     let first = |places: &[&str]| places.iter().map(|p| row.text(p)).find(|t| !t.is_empty()).unwrap_or_default();
-    let component =
-        first(&["source.component", "deprecatedSource.component", "reportingComponent", "reportingController"]);
-    match first(&["source.host", "deprecatedSource.host", "reportingInstance"]) {
+    let component = first(&["source.component", "reportingComponent"]);
+    match first(&["source.host", "reportingInstance"]) {
         "" => component.into(),
         host => format!("{component}, {host}").into(),
     }
 }
 
 pub(super) fn event_message(row: &Row<'_>) -> Value {
-    let message = if row.has("message") { row.text("message") } else { row.text("note") };
-    message.trim().into()
+    row.text("message").trim().into()
 }
 
 /// Used and hard amounts; those of limits have a column of their own.

@@ -20,6 +20,7 @@ pub(super) fn apply(res: &Resource, object: &mut Value) {
         "daemonsets" => daemon_set(spec),
         "jobs" => return job(spec),
         "cronjobs" => return cron_job(spec),
+        "horizontalpodautoscalers" if res.version == "v1" => return fill(spec, "minReplicas", 1),
         "horizontalpodautoscalers" => return autoscaler(spec),
         _ => {}
     }

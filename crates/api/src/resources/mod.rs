@@ -47,6 +47,8 @@ pub struct Resource {
     pub subresources: &'static [Subresource],
     /// False for reviews and the like: answered, never stored.
     pub stored: bool,
+    /// Group and version in whose form its objects are stored, when it is another view of those.
+    pub stored_as: Option<(&'static str, &'static str)>,
     pub schema: Type,
 }
 
@@ -67,6 +69,11 @@ impl Resource {
     /// `v1`, `apps/v1`.
     pub fn api_version(&self) -> String {
         api_version(self.group, self.version)
+    }
+
+    /// The row in whose form its objects are stored: its own, unless it is another view.
+    pub fn storage(&self) -> &Resource {
+        self.stored_as.and_then(|(group, version)| find(group, version, self.plural)).unwrap_or(self)
     }
 
     /// `pods`, `deployments.apps`: how messages name it.

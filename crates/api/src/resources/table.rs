@@ -61,7 +61,7 @@ pub static RESOURCES: &[Resource] = &[
     row::<core::Service>("service", &["svc"])
         .categories(ALL)
         .sub(&[connect("proxy", "ServiceProxyOptions", PROXY), STATUS]),
-    row::<events::Event>("event", &["ev"]),
+    row::<events::Event>("event", &["ev"]).view_of("", "v1"),
     row::<authentication::SelfSubjectReview>("selfsubjectreview", &[]).review(),
     row::<authentication::TokenReview>("tokenreview", &[]).review(),
     row::<authorization::LocalSubjectAccessReview>("localsubjectaccessreview", &[]).review(),
@@ -69,6 +69,10 @@ pub static RESOURCES: &[Resource] = &[
     row::<authorization::SelfSubjectRulesReview>("selfsubjectrulesreview", &[]).review(),
     row::<authorization::SubjectAccessReview>("subjectaccessreview", &[]).review(),
     row::<autoscaling::HorizontalPodAutoscaler>("horizontalpodautoscaler", &["hpa"]).categories(ALL).sub(&[STATUS]),
+    row::<autoscaling_v1::HorizontalPodAutoscaler>("horizontalpodautoscaler", &["hpa"])
+        .categories(ALL)
+        .sub(&[STATUS])
+        .view_of("autoscaling", "v2"),
     row::<batch::CronJob>("cronjob", &["cj"]).categories(ALL).sub(&[STATUS]),
     row::<batch::Job>("job", &[]).categories(ALL).sub(&[STATUS]),
     row::<certificates::CertificateSigningRequest>("certificatesigningrequest", &["csr"])
@@ -112,6 +116,7 @@ where
         verbs: ALL_VERBS,
         subresources: &[],
         stored: true,
+        stored_as: None,
         schema: Type::of::<T>(),
     }
 }
@@ -127,6 +132,10 @@ impl Resource {
 
     const fn sub(self, subresources: &'static [Subresource]) -> Self {
         Resource { subresources, ..self }
+    }
+
+    const fn view_of(self, group: &'static str, version: &'static str) -> Self {
+        Resource { stored_as: Some((group, version)), ..self }
     }
 
     const fn review(self) -> Self {

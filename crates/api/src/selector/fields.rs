@@ -74,11 +74,9 @@ pub fn supported_fields(group: &str, plural: &str) -> &'static [&'static str] {
     }
 }
 
-/// Where an event's field is found in an object that was written through the other of the two event APIs.
+/// Where a field is found whose name is no path.
 const ALIASES: &[(&str, &[&str])] = &[
-    ("source", &["source.component", "reportingComponent", "reportingController"]),
-    ("reportingComponent", &["reportingComponent", "reportingController"]),
-    ("reportingController", &["reportingController", "reportingComponent"]),
+    ("source", &["source.component", "reportingComponent"]),
     ("status.successful", &["status.succeeded"]),
     ("status.podIPs", &["status.podIP"]),
 ];
@@ -134,10 +132,8 @@ impl Fields {
 }
 
 fn field(object: &Value, path: &str) -> String {
-    let regarding = path.replacen("involvedObject", "regarding", 1);
-    let involved = path.replacen("regarding", "involvedObject", 1);
     let aliased = ALIASES.iter().find(|(name, _)| *name == path).map(|(_, places)| *places);
-    let places = aliased.map_or_else(|| vec![path, &regarding, &involved], <[_]>::to_vec);
+    let places = aliased.unwrap_or(std::slice::from_ref(&path));
     let absent = DEFAULTS.iter().find(|(name, _)| *name == path).map_or("", |(_, value)| value);
     places.iter().find_map(|place| text_at(object, place)).unwrap_or_else(|| absent.to_string())
 }

@@ -4,6 +4,7 @@
 //! checked by allocation and admission.
 
 mod endpoints;
+mod events;
 mod meta;
 pub mod names;
 mod networking;
@@ -54,7 +55,7 @@ fn content(res: &Resource, new: &Value, old: Option<&Value>) -> Errors {
         ("", "configmaps") => storage::config_map(new, old),
         ("", "secrets") => storage::secret(new, old),
         ("", "nodes") => node(new, old),
-        ("", "events") => event(new),
+        ("" | "events.k8s.io", "events") => events::check(res, new, old),
         ("apps" | "batch", _) | ("", "replicationcontrollers") => workload::check(res, new, old),
         ("rbac.authorization.k8s.io", _) => rbac::check(res, new, old),
         ("networking.k8s.io", _) => networking::check(res, new, old),
@@ -111,17 +112,6 @@ fn node(new: &Value, old: Option<&Value>) -> Errors {
         }
     }
     errors
-}
-
-/// An event stands in the namespace of what it is about; `default` if that has none.
-fn event(new: &Value) -> Errors {
-    let about = text(new, "involvedObject.namespace");
-    let namespace = text(new, "metadata.namespace");
-    let expected = if about.is_empty() { "default" } else { about };
-    if namespace == expected || (about.is_empty() && matches!(namespace, "default" | "kube-system")) {
-        return Errors::new();
-    }
-    vec![Error::invalid(&Path::new("involvedObject.namespace"), about, "does not match event.namespace")]
 }
 
 fn lease(new: &Value) -> Errors {

@@ -170,7 +170,7 @@ async fn carry_out(call: &Call, name: &str, plan: Plan, current: &Object, dry_ru
         Plan::Nothing => Ok(Reply::ok(current.value.clone())),
         Plan::Mark(next) if dry_run => Ok(Reply::ok(next)),
         Plan::Mark(next) => {
-            let marked = call.storage().put(&key, next, Expect::Rev(current.rev)).await?;
+            let marked = call.storage().put(resource, &key, next, Expect::Rev(current.rev)).await?;
             Ok(Reply::ok(marked.value))
         }
         Plan::Remove => {

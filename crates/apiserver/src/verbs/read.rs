@@ -4,6 +4,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use skiff_api::resources::Resource;
 use skiff_api::status::Status;
 use skiff_store::{Error, Page, Rev};
 
@@ -111,7 +112,7 @@ pub(crate) async fn find(call: &Call) -> Result<Found> {
         let page = call.storage().0.list(&prefix, after.as_deref(), chunk, at).await;
         let page = page.map_err(|e| list_error(e, continued))?;
         at = Some(page.rev);
-        let read = take(&page, &selection, limit, &mut objects)?;
+        let read = take(call.resource(), &page, &selection, limit, &mut objects)?;
         let remaining = page.remaining + (page.entries.len() - read) as u64;
         after = read.checked_sub(1).map(|last| page.entries[last].key.to_string()).or(after);
         let full = limit > 0 && objects.len() >= limit;
@@ -122,12 +123,18 @@ pub(crate) async fn find(call: &Call) -> Result<Found> {
 }
 
 /// Adds what matches until `limit` is reached; how many entries were looked at.
-fn take(page: &Page, selection: &Selection, limit: usize, objects: &mut Vec<Object>) -> Result<usize> {
+fn take(
+    resource: &Resource,
+    page: &Page,
+    selection: &Selection,
+    limit: usize,
+    objects: &mut Vec<Object>,
+) -> Result<usize> {
     for (i, entry) in page.entries.iter().enumerate() {
         if limit > 0 && objects.len() >= limit {
             return Ok(i);
         }
-        let object = Object::decode(entry)?;
+        let object = Object::decode(resource, entry)?;
         if selection.matches(&object.value) {
             objects.push(object);
         }

@@ -64,7 +64,7 @@ async fn create_tracked(call: &Call, mut value: Value, track: bool) -> Result<Wr
             None => Ok(Written::Created(value)),
         };
     }
-    match call.storage().put(&key, value, Expect::Absent).await {
+    match call.storage().put(resource, &key, value, Expect::Absent).await {
         Ok(object) => {
             held.keep();
             after::write(call, &object.value).await;
@@ -200,7 +200,7 @@ async fn commit(call: &Call, how: &How<'_>, current: &Object, wanted: Value) -> 
         remove(call, &key, current).await?;
         return Ok(next);
     }
-    let written = call.storage().put(&key, next, Expect::Rev(current.rev)).await?;
+    let written = call.storage().put(resource, &key, next, Expect::Rev(current.rev)).await?;
     held.keep();
     after::write(call, &written.value).await;
     Ok(written.value)

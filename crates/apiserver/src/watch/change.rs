@@ -4,12 +4,14 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use serde_json::Value;
+use skiff_api::resources::Resource;
 use skiff_store::{Entry, Event, Rev};
 
 use crate::object::{self, Object};
 
 #[derive(Debug)]
 pub(crate) struct Change {
+    resource: &'static Resource,
     pub rev: Rev,
     pub key: Arc<str>,
     now: Option<Entry>,
@@ -39,25 +41,25 @@ impl Kind {
 
 impl Change {
     /// None for what is no change of an object.
-    pub(crate) fn of(event: Event) -> Result<Change, Rev> {
+    pub(crate) fn of(resource: &'static Resource, event: Event) -> Result<Change, Rev> {
         let (rev, key, now, before) = match event {
             Event::Put { entry, prev } => (entry.modified, entry.key.clone(), Some(entry), prev),
             Event::Delete { rev, prev } => (rev, prev.key.clone(), None, Some(prev)),
             Event::Progress(rev) => return Err(rev),
         };
         let (now_value, before_value, now_json) = Default::default();
-        Ok(Change { rev, key, now, before, now_value, before_value, now_json })
+        Ok(Change { resource, rev, key, now, before, now_value, before_value, now_json })
     }
 
     /// The object as it is after the change; None when it was deleted.
     pub(crate) fn now(&self) -> Option<&Value> {
-        self.now_value.get_or_init(|| decode(self.now.as_ref())).as_ref()
+        self.now_value.get_or_init(|| decode(self.resource, self.now.as_ref())).as_ref()
     }
 
     /// The object as it was before; its resourceVersion is that of the change.
     pub(crate) fn before(&self) -> Option<&Value> {
         let decoded = || {
-            let mut value = decode(self.before.as_ref())?;
+            let mut value = decode(self.resource, self.before.as_ref())?;
             object::set_resource_version(&mut value, self.rev);
             Some(value)
         };
@@ -84,8 +86,8 @@ impl Change {
 }
 
 /// An object that cannot be read is passed over; reading it by name says what is wrong with it.
-fn decode(entry: Option<&Entry>) -> Option<Value> {
-    let object = Object::decode(entry?);
+fn decode(resource: &Resource, entry: Option<&Entry>) -> Option<Value> {
+    let object = Object::decode(resource, entry?);
     object.inspect_err(|e| tracing::error!("{e}")).ok().map(|o| o.value)
 }
 
@@ -94,13 +96,17 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    fn maps() -> &'static Resource {
+        skiff_api::resources::find("", "v1", "configmaps").unwrap()
+    }
+
     fn entry(rev: Rev, app: &str) -> Entry {
-        let value = object::encode(&json!({"metadata": {"name": "a", "labels": {"app": app}}}));
+        let value = object::encode(maps(), &json!({"metadata": {"name": "a", "labels": {"app": app}}}));
         Entry { key: "/k/a".into(), value, created: 1, modified: rev }
     }
 
     fn seen(event: Event) -> Option<(Kind, String)> {
-        let change = Change::of(event).unwrap();
+        let change = Change::of(maps(), event).unwrap();
         let seen = change.seen_by(|v| v["metadata"]["labels"]["app"] == "x");
         seen.map(|(kind, v)| (kind, object::resource_version(v).to_string()))
     }

@@ -4,13 +4,14 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::StreamExt;
+use skiff_api::resources::Resource;
 use skiff_api::status::Status;
 use skiff_store::{Rev, Watch};
 use tokio::sync::broadcast::{self, Receiver, Sender};
 use tokio_util::sync::CancellationToken;
 
 use super::change::Change;
-use crate::Result;
+use crate::{Result, object};
 use crate::storage::{self, Storage};
 
 /// Changes kept per resource for watchers that come back.
@@ -25,10 +26,13 @@ pub(crate) enum Notice {
     Progress(Rev),
 }
 
+/// Group, version and plural: each view of the same objects has a feed of its own.
+type View = (&'static str, &'static str, &'static str);
+
 /// All feeds. Dropping it ends them.
 pub(crate) struct Hubs {
     storage: Storage,
-    hubs: tokio::sync::Mutex<HashMap<String, Arc<Hub>>>,
+    hubs: tokio::sync::Mutex<HashMap<View, Arc<Hub>>>,
     stop: CancellationToken,
 }
 
@@ -49,7 +53,7 @@ pub(crate) enum Feed {
         live: Receiver<Notice>,
     },
     /// From further back than the ring reaches: a watch of its own.
-    Own(Watch),
+    Own(&'static Resource, Watch),
 }
 
 /// Why there is nothing more.
@@ -68,17 +72,17 @@ impl Feed {
                 Some(change) => Ok(Notice::Change(change)),
                 None => live.recv().await.map_err(|_| End::Closed),
             },
-            Feed::Own(watch) => match watch.next().await {
+            Feed::Own(resource, watch) => match watch.next().await {
                 None => Err(End::Closed),
                 Some(Err(e)) => Err(End::Failed(storage::status(e))),
-                Some(Ok(event)) => Ok(notice(event)),
+                Some(Ok(event)) => Ok(notice(resource, event)),
             },
         }
     }
 }
 
-fn notice(event: skiff_store::Event) -> Notice {
-    match Change::of(event) {
+fn notice(resource: &'static Resource, event: skiff_store::Event) -> Notice {
+    match Change::of(resource, event) {
         Ok(change) => Notice::Change(Arc::new(change)),
         Err(rev) => Notice::Progress(rev),
     }
@@ -94,27 +98,30 @@ impl Hubs {
         self.stop.cancel();
     }
 
-    /// Every change after `after` to keys under `prefix`, which is a resource's.
-    pub(crate) async fn subscribe(&self, prefix: &str, after: Rev) -> Result<Feed> {
-        match self.hub(prefix).await?.subscribe(after) {
+    /// Every change after `after` to objects of the resource.
+    pub(crate) async fn subscribe(&self, resource: &'static Resource, after: Rev) -> Result<Feed> {
+        match self.hub(resource).await?.subscribe(after) {
             Some(feed) => Ok(feed),
             None => {
-                let watch = self.storage.0.watch(prefix, after).await.map_err(storage::status)?;
-                Ok(Feed::Own(watch))
+                let prefix = object::resource_prefix(resource);
+                let watch = self.storage.0.watch(&prefix, after).await.map_err(storage::status)?;
+                Ok(Feed::Own(resource, watch))
             }
         }
     }
 
-    async fn hub(&self, prefix: &str) -> Result<Arc<Hub>> {
+    async fn hub(&self, resource: &'static Resource) -> Result<Arc<Hub>> {
         let mut hubs = self.hubs.lock().await;
-        if let Some(hub) = hubs.get(prefix).filter(|h| h.lock().live.is_some()) {
+        let view = (resource.group, resource.version, resource.plural);
+        if let Some(hub) = hubs.get(&view).filter(|h| h.lock().live.is_some()) {
             return Ok(hub.clone());
         }
         let floor = self.storage.0.revision().await.map_err(storage::status)?;
-        let watch = self.storage.0.watch(prefix, floor).await.map_err(storage::status)?;
+        let prefix = object::resource_prefix(resource);
+        let watch = self.storage.0.watch(&prefix, floor).await.map_err(storage::status)?;
         let hub = Arc::new(Hub::new(floor));
-        hubs.insert(prefix.to_string(), hub.clone());
-        tokio::spawn(pump(hub.clone(), watch, self.stop.child_token(), prefix.to_string()));
+        hubs.insert(view, hub.clone());
+        tokio::spawn(pump(hub.clone(), watch, self.stop.child_token(), resource));
         Ok(hub)
     }
 }
@@ -158,16 +165,16 @@ impl Hub {
     }
 }
 
-async fn pump(hub: Arc<Hub>, mut watch: Watch, stop: CancellationToken, prefix: String) {
+async fn pump(hub: Arc<Hub>, mut watch: Watch, stop: CancellationToken, resource: &'static Resource) {
     loop {
         let event = tokio::select! {
             () = stop.cancelled() => break,
             event = watch.next() => event,
         };
         match event {
-            Some(Ok(event)) => hub.publish(notice(event)),
+            Some(Ok(event)) => hub.publish(notice(resource, event)),
             Some(Err(e)) => {
-                tracing::warn!(prefix, "the watch on the store ended, watchers start again: {e}");
+                tracing::warn!(?resource, "the watch on the store ended, watchers start again: {e}");
                 break;
             }
             None => break,

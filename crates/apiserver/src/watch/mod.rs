@@ -19,7 +19,6 @@ pub(crate) use hub::Hubs;
 
 use crate::call::Call;
 use crate::encode::{self, Reply};
-use crate::object;
 use crate::selection::Selection;
 use crate::storage;
 use crate::{BoxError, Result};
@@ -69,16 +68,16 @@ pub(crate) async fn serve(call: &Call) -> Result<Reply> {
 /// The feed is opened before the list is read, so nothing falls between them.
 async fn start(call: &Call, from: From) -> Result<Start> {
     let hubs = &call.server.hubs;
-    let prefix = object::resource_prefix(call.resource());
+    let resource = call.resource();
     let newest = call.storage().0.revision().await.map_err(storage::status)?;
     match from {
         From::Now { bookmark } => {
-            let feed = hubs.subscribe(&prefix, newest).await?;
+            let feed = hubs.subscribe(resource, newest).await?;
             let (objects, rev) = call.storage().all(call.resource(), call.namespace()).await?;
             Ok(Start { feed: Ok(feed), objects: objects.into(), rev, end_bookmark: bookmark })
         }
         From::Next => {
-            let feed = hubs.subscribe(&prefix, newest).await?;
+            let feed = hubs.subscribe(resource, newest).await?;
             Ok(Start { feed: Ok(feed), objects: VecDeque::new(), rev: newest, end_bookmark: false })
         }
         From::After(asked) if asked > newest => {
@@ -86,7 +85,7 @@ async fn start(call: &Call, from: From) -> Result<Start> {
         }
         // Too old a revision is told inside the stream, as the reference does.
         From::After(rev) => {
-            let feed = hubs.subscribe(&prefix, rev).await;
+            let feed = hubs.subscribe(resource, rev).await;
             Ok(Start { feed, objects: VecDeque::new(), rev, end_bookmark: false })
         }
     }
