@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    encode::{ELEMENT_INTERVAL_END, SET_CONCAT, SET_EVAL, SET_INTERVAL, SET_MAP, SET_TIMEOUT, VERDICT_TYPE},
+    encode::{self, ELEMENT_INTERVAL_END, SET_CONCAT, SET_EVAL, SET_INTERVAL, SET_MAP, SET_TIMEOUT, VERDICT_TYPE},
     expr::{CtKey, Expr, Header, Reg, Rejection, Target, Update},
     packed::Packed,
     typeof_,
@@ -60,7 +60,11 @@ fn known(name: &str, d: &[u8]) -> Option<Expr> {
         },
         "meta" if find_number(d, 2)? == 16 => Expr::L4Proto { dst: reg(d, 1)? },
         "ct" => Expr::Ct { key: ct_key(find_number(d, 2)?)?, dst: reg(d, 1)? },
-        "fib" if find_number(d, 2)? == 3 && find_number(d, 3)? == 2 => Expr::FibDaddrType { dst: reg(d, 1)? },
+        "fib" if find_number(d, 2)? == encode::FIB_TYPE => match find_number(d, 3)? {
+            encode::FIB_SADDR => Expr::FibSaddrType { dst: reg(d, 1)? },
+            encode::FIB_DADDR => Expr::FibDaddrType { dst: reg(d, 1)? },
+            _ => return None,
+        },
         "bitwise" if find_number(d, 6).unwrap_or(0) == 0 && find_number(d, 3)? == 4 => {
             Expr::And { reg: reg(d, 1).filter(|r| Some(*r) == reg(d, 2))?, mask: packed(d, 4)?.number_at(0)? }
         }

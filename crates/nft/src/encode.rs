@@ -322,11 +322,8 @@ fn expr(w: &mut Writer, family: Family, e: &Expr) {
             reg(w, 1, *dst);
         }),
         Expr::Ct { key, dst } => named(w, "ct", |w| ct(w, family, *key, *dst)),
-        Expr::FibDaddrType { dst } => named(w, "fib", |w| {
-            reg(w, 1, *dst);
-            w.number(2, 3);
-            w.number(3, 2);
-        }),
+        Expr::FibDaddrType { dst } => named(w, "fib", |w| fib_type(w, *dst, FIB_DADDR)),
+        Expr::FibSaddrType { dst } => named(w, "fib", |w| fib_type(w, *dst, FIB_SADDR)),
         Expr::And { reg: r, mask } => named(w, "bitwise", |w| {
             reg(w, 1, *r);
             reg(w, 2, *r);
@@ -360,6 +357,16 @@ fn expr(w: &mut Writer, family: Family, e: &Expr) {
         }),
         other => action(w, family, other),
     }
+}
+
+pub(crate) const FIB_TYPE: u32 = 3;
+pub(crate) const FIB_SADDR: u32 = 1;
+pub(crate) const FIB_DADDR: u32 = 2;
+
+fn fib_type(w: &mut Writer, dst: Reg, whose: u32) {
+    reg(w, 1, dst);
+    w.number(2, FIB_TYPE);
+    w.number(3, whose);
 }
 
 fn ct(w: &mut Writer, family: Family, key: CtKey, dst: Reg) {

@@ -91,6 +91,10 @@ pub enum Expr {
     FibDaddrType {
         dst: Reg,
     },
+    /// The same of the source address.
+    FibSaddrType {
+        dst: Reg,
+    },
     And {
         reg: Reg,
         mask: u32,

@@ -153,6 +153,7 @@ fn expr(family: Family, e: &Expr) -> String {
             format!("r{} = {name}", dst.0)
         }
         Expr::FibDaddrType { dst } => format!("r{} = fib daddr type", dst.0),
+        Expr::FibSaddrType { dst } => format!("r{} = fib saddr type", dst.0),
         Expr::And { reg, mask } => format!("r{} &= {mask:#x}", reg.0),
         Expr::Cmp { src, equal, value } => format!("r{} {} {value:?}", src.0, if *equal { "==" } else { "!=" }),
         Expr::Immediate { dst, value } => format!("r{} = {value:?}", dst.0),

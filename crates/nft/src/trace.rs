@@ -202,10 +202,8 @@ impl Tracer<'_> {
                 CtKey::OriginalDaddr => b.put(*dst, &octets(self.packet.daddr)),
                 CtKey::OriginalDport => b.put(*dst, &self.packet.dport.to_be_bytes()),
             },
-            Expr::FibDaddrType { dst } => {
-                let kind: u32 = if self.world.local.contains(&self.daddr) { 2 } else { 1 };
-                b.put(*dst, &kind.to_ne_bytes());
-            }
+            Expr::FibDaddrType { dst } => b.put(*dst, &self.fib_type(self.daddr)),
+            Expr::FibSaddrType { dst } => b.put(*dst, &self.fib_type(self.packet.saddr)),
             Expr::And { reg, mask } => {
                 let value = Packed::from_bytes(b.get(*reg, 4)).and_then(|p| p.number_at(0)).unwrap_or(0);
                 b.put(*reg, &(value & mask).to_ne_bytes());
@@ -233,6 +231,12 @@ impl Tracer<'_> {
             Expr::Foreign(_) => return Step::NoMatch,
         }
         Step::Next
+    }
+
+    /// RTN_LOCAL or RTN_UNICAST.
+    fn fib_type(&self, ip: IpAddr) -> [u8; 4] {
+        let kind: u32 = if self.world.local.contains(&ip) { 2 } else { 1 };
+        kind.to_ne_bytes()
     }
 
     fn payload(&self, header: Header, offset: u32, len: u32) -> Option<Vec<u8>> {

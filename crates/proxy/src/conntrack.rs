@@ -108,6 +108,8 @@ fn by_frontend(plans: &[PortPlan]) -> HashMap<Destination, &PortPlan> {
 pub enum Error {
     #[error("conntrack: {0} failed: {1}; flows to endpoints that are gone stay until they time out")]
     Socket(&'static str, io::Error),
+    #[error("conntrack: cannot write {0}: {1}; set it to 1 by hand, or run as root with /proc/sys writable")]
+    Sysctl(&'static str, io::Error),
 }
 
 const SUBSYS: u16 = 1 << 8;
@@ -122,6 +124,13 @@ const TUPLE_ORIG: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
 const STATUS: u16 = 3;
 const ID: u16 = 12;
+
+const LIBERAL: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal";
+
+/// Packets outside TCP's window are not taken for invalid, so they are translated as the rest of their flow.
+pub fn be_liberal() -> Result<(), Error> {
+    std::fs::write(LIBERAL, "1").map_err(|e| Error::Sysctl(LIBERAL, e))
+}
 
 /// Conntrack of the network namespace in which it was opened.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! What load balancers and operators ask over HTTP: does the proxy work, is there a local endpoint, the metrics.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard},
@@ -33,6 +33,9 @@ pub struct Status {
     pub waiting_since: Option<Instant>,
     pub synced_once: bool,
     pub last_updated: Option<jiff::Timestamp>,
+    /// When the API server was last heard of. It may just have nothing to say: a node's own object changes every few
+    /// minutes at least.
+    pub last_news: Option<jiff::Timestamp>,
     /// Node is being deleted, or is marked for it by the autoscaler.
     pub node_leaving: bool,
     /// Ready local endpoints, by healthCheckNodePort.
@@ -89,7 +92,10 @@ pub fn about_proxy(shared: &Shared, path: &str) -> Answer {
             status.metrics.livez[usize::from(!alive)] += 1;
             answer(code(alive), "application/json", times(&status))
         }
-        "/metrics" => answer(StatusCode::OK, "text/plain; version=0.0.4", status.metrics.render()),
+        "/metrics" => {
+            status.metrics.last_news = status.last_news.map_or(0.0, |t| t.as_millisecond() as f64 / 1000.0);
+            answer(StatusCode::OK, "text/plain; version=0.0.4", status.metrics.render())
+        }
         "/proxyMode" => answer(StatusCode::OK, "text/plain", "nftables".into()),
         _ => answer(StatusCode::NOT_FOUND, "text/plain", "404 page not found\n".into()),
     }
@@ -100,6 +106,8 @@ fn times(status: &Status) -> String {
     let updated = status.last_updated.unwrap_or(now);
     let body = serde_json::json!({
         "lastUpdated": updated.to_string(), "currentTime": now.to_string(), "nodeEligible": !status.node_leaving,
+        "lastNews": status.last_news.map(|t| t.to_string()),
+        "newsAgeSeconds": status.last_news.map(|t| now.duration_since(t).as_secs()),
     });
     body.to_string()
 }
@@ -161,14 +169,18 @@ pub async fn serve(at: SocketAddr, ask: impl Fn(&str) -> Answer + Clone + Send +
 #[derive(Debug, Default)]
 pub struct NodePortServers {
     open: BTreeMap<SocketAddr, Server>,
+    refused: BTreeSet<SocketAddr>,
 }
 
 impl NodePortServers {
-    /// Opens what is missing and closes what is not wanted any more. A port that cannot be had is tried again next time.
-    pub async fn want(&mut self, addresses: &[IpAddr], ports: &[u16], shared: &Shared) {
-        let wanted: Vec<SocketAddr> =
+    /// Opens what is missing and closes what is not wanted any more. A port that cannot be had is tried again next time;
+    /// those that are refused since now come back.
+    pub async fn want(&mut self, addresses: &[IpAddr], ports: &[u16], shared: &Shared) -> Vec<(SocketAddr, io::Error)> {
+        let wanted: BTreeSet<SocketAddr> =
             ports.iter().flat_map(|p| addresses.iter().map(move |ip| SocketAddr::new(*ip, *p))).collect();
         self.open.retain(|at, _| wanted.contains(at));
+        self.refused.retain(|at| wanted.contains(at));
+        let mut refused = vec![];
         for at in wanted {
             if self.open.contains_key(&at) {
                 continue;
@@ -176,12 +188,13 @@ impl NodePortServers {
             let shared = shared.clone();
             match serve(at, move |_| about_service(&shared, at.port())).await {
                 Ok(server) => {
+                    self.refused.remove(&at);
                     self.open.insert(at, server);
                 }
-                Err(e) => {
-                    tracing::warn!(%at, error = %e, "healthCheckNodePort cannot be opened: balancers will avoid this node")
-                }
+                Err(e) if self.refused.insert(at) => refused.push((at, e)),
+                Err(_) => {}
             }
         }
+        refused
     }
 }

@@ -4,12 +4,14 @@
 //! `conntrack` (flows that the rules no longer mean); `health` and `metrics` tell others. The rules live in the kernel:
 //! they outlast this program, and the next one takes them over.
 
+mod addresses;
 pub mod conntrack;
 pub mod health;
 pub mod metrics;
 pub mod observe;
 pub mod ruleset;
 mod run;
+mod surroundings;
 pub mod sync;
 
-pub use run::{Config, Error, remove_tables, run};
+pub use run::{Config, DetectLocal, Error, remove_tables, run};

@@ -39,6 +39,8 @@ pub struct Metrics {
     pub conntrack_deleted: u64,
     pub last_sync: f64,
     pub last_queued: f64,
+    /// Unix seconds; when the API server was last heard of.
+    pub last_news: f64,
     pub service_changes: u64,
     pub endpoint_changes: u64,
     pub service_pending: u64,
@@ -68,6 +70,7 @@ impl Metrics {
         let numbers = [
             ("sync_proxy_rules_last_timestamp_seconds", "gauge", self.last_sync),
             ("sync_proxy_rules_last_queued_timestamp_seconds", "gauge", self.last_queued),
+            ("skiff_last_news_timestamp_seconds", "gauge", self.last_news),
             ("sync_proxy_rules_service_changes_total", "counter", self.service_changes as f64),
             ("sync_proxy_rules_endpoint_changes_total", "counter", self.endpoint_changes as f64),
             ("sync_proxy_rules_service_changes_pending", "gauge", self.service_pending as f64),

@@ -10,7 +10,7 @@ mod skeleton;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 pub use class::{Class, View};
-pub use plan::{Frontend, FrontendPlan, NodeView, PortPlan, Route, is_served, plan};
+pub use plan::{Frontend, FrontendPlan, Masquerade, NodeView, PortPlan, Route, is_served, plan};
 pub use skeleton::Networks;
 use skiff_nft::{Batch, Element, Family, Packed, State, TableRef, diff};
 use skiff_services::{
@@ -67,11 +67,19 @@ impl Ruleset {
         FAMILIES.map(|f| TableRef::new(f, &self.table))
     }
 
-    /// Everything anew, for a node that has changed. Slots are kept.
-    pub fn rebuild(&mut self, node: NodeView, snapshot: &Snapshot) -> Batch {
+    /// Everything anew, for a node or networks that have changed. Slots are kept.
+    pub fn rebuild(&mut self, node: NodeView, networks: Networks, snapshot: &Snapshot) -> Batch {
+        let mut batch = Batch::default();
+        let before = FAMILIES.map(|f| self.skeleton_of(f, self.classes.keys().copied()));
         self.node = node;
+        self.networks = networks;
+        for (id, before) in self.table_refs().iter().zip(&before) {
+            let after = self.skeleton_of(id.family, self.classes.keys().copied());
+            batch.append(diff(id, Some(before), Some(&after)));
+        }
         let keys: BTreeSet<ServiceKey> = self.plans.keys().chain(snapshot.iter().map(|(k, _)| k)).cloned().collect();
-        self.update(&keys, snapshot)
+        batch.append(self.update(&keys, snapshot));
+        batch
     }
 
     /// Takes over what the snapshot says about the Services named; returns what changes in the kernel.
@@ -88,7 +96,7 @@ impl Ruleset {
 
     fn update_one(&mut self, key: &ServiceKey, entry: Option<&Entry>, delta: &mut Delta) {
         let before = self.plans.get(key).cloned().unwrap_or_default();
-        let after = entry.map_or_else(Vec::new, |e| plan(e, &self.node, &before));
+        let after = entry.map_or_else(Vec::new, |e| plan(e, &self.node, &self.networks, &before));
         if before == after {
             return;
         }

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
+    fmt::Debug,
     io,
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
@@ -10,15 +11,20 @@ use std::{
 
 use futures::{FutureExt, StreamExt, stream::BoxStream};
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::{
+    core::v1::{Node, ObjectReference},
+    networking::v1::ServiceCIDR,
+};
 use kube::{
-    Api, Client,
+    Api, Client, Resource,
     runtime::{
         WatchStreamExt,
         watcher::{self, Event, watcher},
     },
 };
+use serde::de::DeserializeOwned;
 use skiff_client::{
+    events::{Recorder, Severity},
     feed::Feed,
     life::{Ready, Stop},
 };
@@ -30,32 +36,53 @@ use skiff_services::{
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 use crate::{
-    conntrack::{Cleanup, Conntrack},
+    addresses::Addresses,
+    conntrack::{self, Cleanup, Conntrack},
     health::{NodePortServers, Server, Shared, about_proxy, serve},
     observe::Observed,
     ruleset::{Networks, NodeView, PortPlan, Route, Ruleset, is_served},
+    surroundings::Surroundings,
     sync::{Report, Syncer},
 };
 
-const ZONE: &str = "topology.kubernetes.io/zone";
-const LEAVING_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
 /// Foreign changes are found within this time.
 const CHECK_EVERY: Duration = Duration::from_millis(250);
+/// healthCheckNodePorts that another program has are tried again.
+const LISTEN_AGAIN: Duration = Duration::from_secs(15);
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MOST: Duration = Duration::from_secs(10);
 /// Events taken in one turn, so that a flood does not keep the rules waiting.
 const EVENTS_PER_TURN: usize = 5000;
 
-#[derive(Clone, Debug)]
+/// Which clients are this node's pods: they keep their address at a ClusterIP, and see every endpoint where
+/// externalTrafficPolicy is Local.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DetectLocal {
+    /// Those from `cluster_cidrs`.
+    #[default]
+    ClusterCidr,
+    /// Those from the node's own part, `spec.podCIDRs` of its Node object; from `cluster_cidrs` as long as it has none.
+    /// A pod of another node that comes to this one is then a client from outside, as its answers would else pass by.
+    NodeCidr,
+}
+
+#[derive(Clone, Debug, Default)]
 pub struct Config {
     pub node_name: String,
     /// Addresses on which NodePorts are served.
     pub node_ips: Vec<IpAddr>,
-    /// Where pods are: clients from here keep their address.
+    /// Where pods are: clients from here keep their address. Empty: every client is taken for a pod.
     pub cluster_cidrs: Vec<IpNet>,
+    pub detect_local: DetectLocal,
+    /// Whoever connects to a ClusterIP is masqueraded.
+    pub masquerade_all: bool,
+    /// Where ClusterIPs come from, as long as no ServiceCIDR object says so.
     pub service_cidrs: Vec<IpNet>,
-    /// If not empty, only node addresses in these networks serve NodePorts.
+    /// If not empty, NodePorts are served on all addresses of this machine in these networks.
     pub node_port_addresses: Vec<IpNet>,
+    /// TCP packets that conntrack finds out of order are translated all the same. Untranslated they would reach the
+    /// client from an address that it never asked, and its reset would end the connection.
+    pub tcp_be_liberal: bool,
     /// Name of the nftables tables (ip and ip6).
     pub table: String,
     /// Where /healthz and /livez are served.
@@ -78,10 +105,16 @@ pub enum Error {
 pub async fn run(config: Config, client: Client, ready: Ready, stop: Stop) -> Result<(), Error> {
     let kernel = Netlink::open(Ownership::Exclusive)?;
     let conntrack = Conntrack::open().inspect_err(|e| tracing::warn!(error = %e, "no conntrack clean-up")).ok();
+    if config.tcp_be_liberal
+        && let Err(e) = conntrack::be_liberal()
+    {
+        tracing::warn!(error = %e, "TCP packets out of order stay untranslated");
+    }
     let shared = Shared::default();
     let _servers = listen(&config, &shared).await?;
     let watches = Watches::open(&client, &config.node_name);
-    let proxy = Proxy::new(config, kernel, conntrack, shared, ready);
+    let events = Recorder::start(client, "kube-proxy", stop.clone());
+    let proxy = Proxy::new(config, kernel, conntrack, shared, events, ready);
     tokio::select! {
         () = stop.cancelled() => {}
         () = proxy.run(watches) => {}
@@ -113,11 +146,12 @@ async fn listen(config: &Config, shared: &Shared) -> Result<Vec<Server>, Error> 
     Ok(servers)
 }
 
-type Events = BoxStream<'static, Result<Event<Node>, watcher::Error>>;
+type Events<K> = BoxStream<'static, Result<Event<K>, watcher::Error>>;
 
 struct Watches {
     feed: Feed,
-    node: Events,
+    node: Events<Node>,
+    service_cidrs: Events<ServiceCIDR>,
 }
 
 impl Watches {
@@ -125,20 +159,31 @@ impl Watches {
         let any = || watcher::Config::default().any_semantic();
         let services = any().labels(&format!("!{LABEL_PROXY_NAME}"));
         let slices = any().labels(&format!("!{LABEL_HEADLESS},!{LABEL_PROXY_NAME}"));
-        let node = any().fields(&format!("metadata.name={node}"));
         Watches {
             feed: Feed::open(client, services, slices),
-            node: watcher(Api::all(client.clone()), node).default_backoff().boxed(),
+            node: follow(client, any().fields(&format!("metadata.name={node}"))),
+            service_cidrs: follow(client, any()),
         }
     }
 }
 
-/// The next event; a failed watch is told and goes on by itself.
-async fn next(events: &mut Events) -> Event<Node> {
+fn follow<K>(client: &Client, config: watcher::Config) -> Events<K>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    watcher(Api::all(client.clone()), config).default_backoff().boxed()
+}
+
+/// The next event; a failed watch is told and goes on by itself. Not every cluster has ServiceCIDR objects.
+async fn next<K>(events: &mut Events<K>) -> Event<K> {
+    let kind = std::any::type_name::<K>().rsplit(':').next().unwrap_or_default();
     loop {
         match events.next().await {
             Some(Ok(event)) => return event,
-            Some(Err(e)) => tracing::warn!(error = %e, "watch of this node failed; trying again"),
+            Some(Err(watcher::Error::InitialListFailed(kube::Error::Api(e)))) if e.code == 404 => {
+                tracing::debug!(kind, "this API server has no such objects");
+            }
+            Some(Err(e)) => tracing::warn!(kind, error = %e, "a watch failed; trying again"),
             None => futures::future::pending().await,
         }
     }
@@ -150,8 +195,11 @@ struct Proxy<K> {
     conntrack: Option<Conntrack>,
     observed: Observed,
     shared: Shared,
+    events: Recorder,
     ready: Option<Ready>,
-    node_changed: Option<NodeView>,
+    around: Surroundings,
+    around_dirty: bool,
+    addresses: Option<Addresses>,
     health_ports: NodePortServers,
     health: HashMap<ServiceKey, (u16, usize)>,
     retry_at: Option<tokio::time::Instant>,
@@ -159,27 +207,42 @@ struct Proxy<K> {
 }
 
 impl<K: Kernel> Proxy<K> {
-    fn new(config: Config, kernel: K, conntrack: Option<Conntrack>, shared: Shared, ready: Ready) -> Self {
-        let networks = Networks { internal: config.cluster_cidrs.clone(), service_cidrs: config.service_cidrs.clone() };
-        let rules = Ruleset::new(&config.table, networks, node_view(&config, None));
-        Proxy {
+    fn new(
+        config: Config,
+        kernel: K,
+        conntrack: Option<Conntrack>,
+        shared: Shared,
+        events: Recorder,
+        ready: Ready,
+    ) -> Self {
+        let around = Surroundings::default();
+        let rules = Ruleset::new(&config.table, around.networks(&config), around.node_view(&config));
+        let mut proxy = Proxy {
             config,
             syncer: Syncer::new(kernel, rules),
             conntrack,
             observed: Observed::default(),
             shared,
+            events,
             ready: Some(ready),
-            node_changed: None,
+            around,
+            around_dirty: false,
+            addresses: None,
             health_ports: NodePortServers::default(),
             health: HashMap::new(),
             retry_at: None,
             retry_delay: RETRY_FIRST,
-        }
+        };
+        proxy.look_at_addresses();
+        proxy
     }
 
     async fn run(mut self, mut watches: Watches) {
-        let mut check = interval(CHECK_EVERY);
-        check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let [mut check, mut listen] = [CHECK_EVERY, LISTEN_AGAIN].map(|period| {
+            let mut ticks = interval(period);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            ticks
+        });
         loop {
             let retry_at = self.retry_at;
             let retry = async {
@@ -188,11 +251,37 @@ impl<K: Kernel> Proxy<K> {
                     None => futures::future::pending().await,
                 }
             };
-            tokio::select! {
-                change = watches.feed.next() => self.observed.take(change),
-                event = next(&mut watches.node) => self.node(event),
-                _ = check.tick() => self.check(),
-                () = retry => self.retry_at = None,
+            let heard = tokio::select! {
+                change = watches.feed.next() => {
+                    self.observed.take(change);
+                    true
+                }
+                event = next(&mut watches.node) => {
+                    self.around.node(&event);
+                    self.around_dirty = true;
+                    true
+                }
+                event = next(&mut watches.service_cidrs) => {
+                    self.around.service_cidr(&event);
+                    self.around_dirty = true;
+                    true
+                }
+                _ = check.tick() => {
+                    self.check();
+                    self.look_at_addresses();
+                    false
+                }
+                _ = listen.tick() => {
+                    self.open_health_ports().await;
+                    false
+                }
+                () = retry => {
+                    self.retry_at = None;
+                    false
+                }
+            };
+            if heard {
+                self.shared.lock().last_news = Some(jiff::Timestamp::now());
             }
             self.drain(&mut watches);
             if self.work_waits() {
@@ -211,8 +300,7 @@ impl<K: Kernel> Proxy<K> {
 
     fn work_waits(&mut self) -> bool {
         let first = self.ready.is_some();
-        let changed =
-            first || !self.observed.dirty.is_empty() || self.node_changed.is_some() || self.retry_delay > RETRY_FIRST;
+        let changed = first || !self.observed.dirty.is_empty() || self.around_dirty || self.retry_delay > RETRY_FIRST;
         let waits = self.observed.is_complete() && changed;
         if waits {
             let mut status = self.shared.lock();
@@ -224,14 +312,37 @@ impl<K: Kernel> Proxy<K> {
         waits && self.retry_at.is_none()
     }
 
-    fn node(&mut self, event: Event<Node>) {
-        let (Event::Apply(node) | Event::InitApply(node)) = event else { return };
-        let spec = node.spec.as_ref();
-        let tainted = spec.and_then(|s| s.taints.as_ref()).is_some_and(|t| t.iter().any(|t| t.key == LEAVING_TAINT));
-        self.shared.lock().node_leaving = tainted || node.metadata.deletion_timestamp.is_some();
-        let zone = node.metadata.labels.as_ref().and_then(|l| l.get(ZONE));
-        let view = node_view(&self.config, zone.map(String::as_str));
-        self.node_changed = (view != *self.syncer.rules().node()).then_some(view);
+    /// Only where networks of NodePorts are given do the machine's other addresses matter.
+    fn look_at_addresses(&mut self) {
+        if self.config.node_port_addresses.is_empty() {
+            return;
+        }
+        let opened = match self.addresses.take() {
+            Some(addresses) => Ok(addresses),
+            None => Addresses::open(),
+        };
+        let changed = opened.and_then(|mut addresses| {
+            let changed = addresses.changed()?;
+            self.addresses = Some(addresses);
+            Ok(changed)
+        });
+        match changed {
+            Ok(None) => {}
+            Ok(Some(all)) => {
+                self.around_dirty |= self.around.addresses != all;
+                self.around.addresses = all;
+            }
+            Err(e) => tracing::warn!(error = %e, "addresses of NodePorts"),
+        }
+    }
+
+    /// What the rules should be made for, if that is not what they are made for.
+    fn new_surroundings(&mut self) -> Option<(NodeView, Networks)> {
+        self.around_dirty = false;
+        self.shared.lock().node_leaving = self.around.leaving;
+        let now = (self.around.node_view(&self.config), self.around.networks(&self.config));
+        let rules = self.syncer.rules();
+        ((&now.0, &now.1) != (rules.node(), rules.networks())).then_some(now)
     }
 
     fn check(&mut self) {
@@ -256,12 +367,10 @@ impl<K: Kernel> Proxy<K> {
         let started = Instant::now();
         let dirty = std::mem::take(&mut self.observed.dirty);
         let before: Vec<Vec<PortPlan>> = dirty.iter().map(|k| self.syncer.rules().plan(k).to_vec()).collect();
-        let node = self.node_changed.take();
-        let mut result = self.syncer.sync(&dirty, &self.observed.snapshot);
-        if let (Some(node), Ok(_)) = (node, &result) {
-            let more = self.syncer.sync_node(node, &self.observed.snapshot);
-            result = more.and(result);
-        }
+        let result = match self.new_surroundings() {
+            Some((node, networks)) => self.syncer.sync_node(node, networks, &self.observed.snapshot),
+            None => self.syncer.sync(&dirty, &self.observed.snapshot),
+        };
         self.count_without_local(&dirty, &before);
         self.update_health(&dirty).await;
         match result {
@@ -276,7 +385,7 @@ impl<K: Kernel> Proxy<K> {
         tracing::debug!(?took, full = report.full, elements = report.elements, "rules are up to date");
         let first = self.ready.take();
         // After a start or a failure it is not known what the rules were before.
-        let cleanup = if report.full { self.everything() } else { report.cleanup };
+        let cleanup = report.cleanup.unwrap_or_else(|| self.everything());
         self.clean(&cleanup);
         self.record(report.full, took);
         if let Some(ready) = first {
@@ -345,25 +454,37 @@ impl<K: Kernel> Proxy<K> {
         }
         let local = self.health.iter().map(|(key, (port, n))| (*port, (key.clone(), *n))).collect();
         self.shared.lock().local = local;
+        self.open_health_ports().await;
+    }
+
+    async fn open_health_ports(&mut self) {
         let ports: Vec<u16> = self.health.values().map(|(port, _)| *port).collect();
         let addresses = self.syncer.rules().node().addresses.clone();
-        self.health_ports.want(&addresses, &ports, &self.shared).await;
+        for (at, error) in self.health_ports.want(&addresses, &ports, &self.shared).await {
+            tracing::warn!(%at, %error, "healthCheckNodePort cannot be opened: balancers will avoid this node");
+            let Some((key, _)) = self.health.iter().find(|(_, (port, _))| *port == at.port()) else { continue };
+            let node = &self.config.node_name;
+            let message = format!(
+                "node {node} failed to start healthcheck {key} on {at}: {error}; load balancers will avoid this node \
+                 until the program that has the port gives it up"
+            );
+            self.events.record(service_ref(key), Severity::Warning, "FailedToStartServiceHealthcheck", message);
+        }
+    }
+}
+
+fn service_ref(key: &ServiceKey) -> ObjectReference {
+    ObjectReference {
+        api_version: Some("v1".into()),
+        kind: Some("Service".into()),
+        namespace: Some(key.namespace.to_string()),
+        name: Some(key.name.to_string()),
+        ..ObjectReference::default()
     }
 }
 
 fn unix_now() -> f64 {
     jiff::Timestamp::now().as_millisecond() as f64 / 1000.0
-}
-
-fn node_view(config: &Config, zone: Option<&str>) -> NodeView {
-    let nets = &config.node_port_addresses;
-    // A family without any network given is not restricted.
-    let free = |ip: &IpAddr| !nets.iter().any(|n| n.addr().is_ipv4() == ip.is_ipv4());
-    let serves = |ip: &&IpAddr| !ip.is_loopback() && (free(ip) || nets.iter().any(|n| n.contains(*ip)));
-    NodeView {
-        viewpoint: Viewpoint { node: config.node_name.as_str().into(), zone: zone.map(Into::into) },
-        addresses: config.node_ips.iter().filter(serves).copied().collect(),
-    }
 }
 
 /// Whether clients are dropped for want of a local endpoint: inside, outside.

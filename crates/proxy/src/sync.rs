@@ -8,7 +8,7 @@ use skiff_services::{model::ServiceKey, snapshot::Snapshot};
 
 use crate::{
     conntrack::Cleanup,
-    ruleset::{NodeView, Ruleset},
+    ruleset::{Networks, NodeView, Ruleset},
 };
 
 /// Elements in one transaction while new tables are filled: tens of milliseconds each.
@@ -29,7 +29,8 @@ pub struct Syncer<K> {
 pub struct Report {
     pub full: bool,
     pub elements: usize,
-    pub cleanup: Cleanup,
+    /// None when any flow may be stale.
+    pub cleanup: Option<Cleanup>,
 }
 
 impl<K: Kernel> Syncer<K> {
@@ -53,19 +54,19 @@ impl<K: Kernel> Syncer<K> {
         for (key, before) in dirty.iter().zip(&before) {
             cleanup.compare(before, self.rules.plan(key));
         }
-        self.settle(batch, cleanup)
+        self.settle(batch, Some(cleanup))
     }
 
-    /// The same for a node that has changed, which may change every Service.
-    pub fn sync_node(&mut self, node: NodeView, snapshot: &Snapshot) -> Result<Report, Error> {
-        let batch = self.rules.rebuild(node, snapshot);
-        self.settle(batch, Cleanup::default())
+    /// The same for a node or networks that have changed, which may change every Service.
+    pub fn sync_node(&mut self, node: NodeView, networks: Networks, snapshot: &Snapshot) -> Result<Report, Error> {
+        let batch = self.rules.rebuild(node, networks, snapshot);
+        self.settle(batch, None)
     }
 
-    fn settle(&mut self, batch: Batch, cleanup: Cleanup) -> Result<Report, Error> {
+    fn settle(&mut self, batch: Batch, cleanup: Option<Cleanup>) -> Result<Report, Error> {
         if !self.in_step {
             let elements = self.full()?;
-            return Ok(Report { full: true, elements, cleanup });
+            return Ok(Report { full: true, elements, cleanup: None });
         }
         let elements = batch.element_count();
         if let Err(e) = self.commit(&batch) {

@@ -137,7 +137,7 @@ proptest! {
             let result = match new_node {
                 Some(new) => {
                     node = new.clone();
-                    syncer.sync_node(new, &snapshot)
+                    syncer.sync_node(new, common::networks(), &snapshot)
                 }
                 None => syncer.sync(&dirty, &snapshot),
             };

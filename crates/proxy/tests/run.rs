@@ -102,6 +102,7 @@ fn config() -> Config {
         table: "skiff".into(),
         healthz: Some("127.0.0.1:10256".parse().unwrap()),
         metrics: Some("127.0.0.1:10249".parse().unwrap()),
+        ..Config::default()
     }
 }
 

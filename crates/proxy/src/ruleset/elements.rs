@@ -1,12 +1,15 @@
 //! A Service's plan as elements of the table's maps. Pure.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::HashSet,
+    net::{IpAddr, SocketAddr},
+};
 
 use skiff_nft::{Data, Element, Family, Layout, Packed};
 
 use super::{
     class::{Class, View},
-    plan::{Frontend, FrontendPlan, PortPlan, Route},
+    plan::{Frontend, FrontendPlan, Masquerade, PortPlan, Route},
     skeleton,
 };
 
@@ -18,6 +21,7 @@ pub(super) enum Place {
     StickyLive(View),
     Hairpin,
     Masquerade,
+    MasqueradeOutside,
     Admitted,
     Guarded,
     Addresses,
@@ -32,6 +36,7 @@ impl Place {
             Place::StickyLive(view) => view.sticky_live(),
             Place::Hairpin => skeleton::HAIRPIN,
             Place::Masquerade => skeleton::MASQUERADE,
+            Place::MasqueradeOutside => skeleton::MASQUERADE_OUTSIDE,
             Place::Admitted => skeleton::ADMITTED,
             Place::Guarded => skeleton::GUARDED,
             Place::Addresses => skeleton::ADDRESSES,
@@ -81,8 +86,10 @@ pub(super) fn frontend_elements(port: &PortPlan, plan: &FrontendPlan, out: &mut 
     let outside = if same_endpoints(port, plan) { inside } else { writer.view(View::Far, plan.outside) };
     let data = Packed::new().number(0).number(inside.0).number(outside.0);
     writer.add(Place::Services, writer.key, Data::Packed(data));
-    if plan.masquerade {
-        writer.add(Place::Masquerade, writer.key, Data::None);
+    match plan.masquerade {
+        Masquerade::NodeOnly => {}
+        Masquerade::Outside => writer.add(Place::MasqueradeOutside, writer.key, Data::None),
+        Masquerade::Everybody => writer.add(Place::Masquerade, writer.key, Data::None),
     }
     if plan.is_cluster_ip {
         let address = Element::new(Packed::new().addr(plan.frontend.addr), Data::None, None);
@@ -94,8 +101,8 @@ pub(super) fn frontend_elements(port: &PortPlan, plan: &FrontendPlan, out: &mut 
 /// On a node that has all the endpoints both kinds of clients share one view.
 fn same_endpoints(port: &PortPlan, plan: &FrontendPlan) -> bool {
     let (inside, outside) = (port.list(plan.inside), port.list(plan.outside));
-    let both_serve = !inside.is_empty() && inside.len() == outside.len();
-    plan.inside == plan.outside || both_serve && outside.iter().all(|e| inside.contains(e))
+    let same = || outside.iter().collect::<HashSet<_>>() == inside.iter().collect();
+    plan.inside == plan.outside || !inside.is_empty() && inside.len() == outside.len() && same()
 }
 
 struct Writer<'a> {

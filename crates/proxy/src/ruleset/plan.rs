@@ -13,7 +13,7 @@ use skiff_services::{
     snapshot::Entry,
 };
 
-use super::class::Class;
+use super::{class::Class, skeleton::Networks};
 
 /// This node as the rules see it.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
@@ -41,13 +41,23 @@ pub enum Route {
     Local,
 }
 
+/// Whose connections are to come from this node's address, so that the answers come back through it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Masquerade {
+    /// Only those of this node itself: its source address was chosen for the frontend, not for the endpoint.
+    NodeOnly,
+    /// Those from outside the pods of [`Networks::internal`].
+    Outside,
+    Everybody,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FrontendPlan {
     pub frontend: Frontend,
     pub inside: Route,
     pub outside: Route,
-    /// Clients outside lose their address, since an endpoint on another node would answer them directly.
-    pub masquerade: bool,
+    /// An endpoint on another node would answer the client directly, past the node that has translated.
+    pub masquerade: Masquerade,
     /// loadBalancerSourceRanges; empty admits everybody.
     pub admitted: Vec<IpNet>,
     pub is_cluster_ip: bool,
@@ -81,14 +91,15 @@ impl PortPlan {
 }
 
 /// `before`: the plan that is in force, whose slots are kept where possible, so that one endpoint's change stays one.
-pub fn plan(entry: &Entry, node: &NodeView, before: &[PortPlan]) -> Vec<PortPlan> {
+pub fn plan(entry: &Entry, node: &NodeView, networks: &Networks, before: &[PortPlan]) -> Vec<PortPlan> {
     let Some(service) = entry.service.as_deref().filter(|s| is_served(s)) else { return vec![] };
     let families = [false, true];
     let ports = service.ports.iter().flat_map(|port| families.map(|ipv6| (port, ipv6)));
     let plans = ports.map(|(port, ipv6)| {
         let choice = choose(entry, port, ipv6, &node.viewpoint);
         let old = |p: &&PortPlan| p.ipv6 == ipv6 && p.protocol == port.protocol && *p.label == *label(service, port);
-        port_plan(service, port, ipv6, &choice, node, before.iter().find(old))
+        let view = PortView { service, port, ipv6, choice: &choice, node, networks };
+        view.port_plan(before.iter().find(old))
     });
     let mut seen = HashSet::new();
     let mut plans: Vec<PortPlan> = plans.collect();
@@ -106,29 +117,92 @@ fn label(service: &Service, port: &Port) -> String {
     if port.name.is_empty() { service.key.to_string() } else { format!("{}:{}", service.key, port.name) }
 }
 
-fn port_plan(
-    service: &Service,
-    port: &Port,
+/// One port in one family, and all that decides about it.
+struct PortView<'a> {
+    service: &'a Service,
+    port: &'a Port,
     ipv6: bool,
-    choice: &Choice,
-    node: &NodeView,
-    before: Option<&PortPlan>,
-) -> PortPlan {
-    PortPlan {
-        label: label(service, port).into(),
-        protocol: port.protocol,
-        ipv6,
-        sticky: service.affinity,
-        cluster: arrange(before.map_or(&[], |b| &b.cluster), &choice.cluster),
-        local: arrange(before.map_or(&[], |b| &b.local), &choice.local),
-        near: near(choice),
-        serving: if port.protocol == Protocol::Tcp { vec![] } else { choice.serving.clone() },
-        frontends: frontends(service, port, ipv6, choice, node),
+    choice: &'a Choice,
+    node: &'a NodeView,
+    networks: &'a Networks,
+}
+
+impl PortView<'_> {
+    fn port_plan(&self, before: Option<&PortPlan>) -> PortPlan {
+        let (port, choice) = (self.port, self.choice);
+        PortPlan {
+            label: label(self.service, port).into(),
+            protocol: port.protocol,
+            ipv6: self.ipv6,
+            sticky: self.service.affinity,
+            cluster: arrange(before.map_or(&[], |b| &b.cluster), &choice.cluster),
+            local: arrange(before.map_or(&[], |b| &b.local), &choice.local),
+            near: near(choice),
+            serving: if port.protocol == Protocol::Tcp { vec![] } else { choice.serving.clone() },
+            frontends: self.frontends(),
+        }
+    }
+
+    fn frontends(&self) -> Vec<FrontendPlan> {
+        let (service, number) = (self.service, self.port.port);
+        let mut all: Vec<FrontendPlan> = service.cluster_ips.iter().map(|ip| self.cluster_ip(*ip)).collect();
+        let admitted = admitted(service, self.ipv6, self.node);
+        let guarded = |ip: &IpAddr| FrontendPlan { admitted: admitted.clone(), ..self.external(*ip, number) };
+        all.extend(service.load_balancer_ips.iter().map(guarded));
+        all.extend(service.external_ips.iter().map(|ip| self.external(*ip, number)));
+        let node_ports = self.port.node_port.iter();
+        all.extend(node_ports.flat_map(|p| self.node.addresses.iter().map(|ip| self.external(*ip, *p))));
+        all.retain(|f| f.frontend.addr.is_ipv6() == self.ipv6 && !f.frontend.addr.is_loopback());
+        all
+    }
+
+    fn at(&self, addr: IpAddr, port: u16) -> Frontend {
+        Frontend { addr, protocol: self.port.protocol, port }
+    }
+
+    fn cluster_ip(&self, ip: IpAddr) -> FrontendPlan {
+        let route = match self.service.internal_policy {
+            TrafficPolicy::Cluster => cluster_route(self.choice),
+            TrafficPolicy::Local => local_route(self.choice),
+        };
+        // Where it is not known which clients are pods, everybody is taken for one, as kube-proxy does.
+        let knows_pods = self.networks.internal.iter().any(|n| n.addr().is_ipv6() == self.ipv6);
+        let masquerade = match (self.networks.masquerade_all, knows_pods) {
+            (true, _) => Masquerade::Everybody,
+            (false, true) => Masquerade::Outside,
+            (false, false) => Masquerade::NodeOnly,
+        };
+        FrontendPlan {
+            frontend: self.at(ip, self.port.port),
+            inside: route,
+            outside: route,
+            masquerade,
+            admitted: vec![],
+            is_cluster_ip: true,
+        }
+    }
+
+    fn external(&self, ip: IpAddr, port: u16) -> FrontendPlan {
+        let everywhere = cluster_route(self.choice);
+        let (outside, masquerade) = match self.service.external_policy {
+            // Pods of other nodes come here too, and the endpoint may be their neighbour.
+            TrafficPolicy::Cluster => (everywhere, Masquerade::Everybody),
+            TrafficPolicy::Local => (local_route(self.choice), Masquerade::NodeOnly),
+        };
+        FrontendPlan {
+            frontend: self.at(ip, port),
+            // Pods and this node itself go to any endpoint: for them it is a short way to the ClusterIP.
+            inside: everywhere,
+            outside,
+            masquerade,
+            admitted: vec![],
+            is_cluster_ip: false,
+        }
     }
 }
 
 fn near(choice: &Choice) -> Vec<IpAddr> {
-    let used = |a: &&SocketAddr| choice.cluster.contains(a) || choice.local.contains(a);
+    let used = |a: &&SocketAddr| choice.cluster.binary_search(a).is_ok() || choice.local.binary_search(a).is_ok();
     let mut ips: Vec<IpAddr> = choice.near.iter().filter(used).map(SocketAddr::ip).collect();
     ips.dedup();
     ips
@@ -144,41 +218,6 @@ fn arrange(before: &[SocketAddr], want: &[SocketAddr]) -> Vec<SocketAddr> {
     let mut movers = fresh.chain(kept).copied();
     let slot = |i: usize| before.get(i).filter(|a| wanted.contains(a)).copied();
     (0..want.len()).filter_map(|i| slot(i).or_else(|| movers.next())).collect()
-}
-
-fn frontends(service: &Service, port: &Port, ipv6: bool, choice: &Choice, node: &NodeView) -> Vec<FrontendPlan> {
-    let at = |addr: IpAddr, port_number: u16| Frontend { addr, protocol: port.protocol, port: port_number };
-    let everywhere = cluster_route(choice);
-    let internal = match service.internal_policy {
-        TrafficPolicy::Cluster => everywhere,
-        TrafficPolicy::Local => local_route(choice),
-    };
-    let local_only = service.external_policy == TrafficPolicy::Local;
-    let external = if local_only { local_route(choice) } else { everywhere };
-    let inside = |frontend| FrontendPlan {
-        frontend,
-        inside: internal,
-        outside: internal,
-        masquerade: true,
-        admitted: vec![],
-        is_cluster_ip: true,
-    };
-    let outside = |frontend| FrontendPlan {
-        frontend,
-        // Pods and this node itself go to any endpoint: for them it is a short way to the ClusterIP.
-        inside: everywhere,
-        outside: external,
-        masquerade: !local_only,
-        admitted: vec![],
-        is_cluster_ip: false,
-    };
-    let guarded = |frontend| FrontendPlan { admitted: admitted(service, ipv6, node), ..outside(frontend) };
-    let mut all: Vec<FrontendPlan> = service.cluster_ips.iter().map(|ip| inside(at(*ip, port.port))).collect();
-    all.extend(service.load_balancer_ips.iter().map(|ip| guarded(at(*ip, port.port))));
-    all.extend(service.external_ips.iter().map(|ip| outside(at(*ip, port.port))));
-    all.extend(port.node_port.iter().flat_map(|p| node.addresses.iter().map(|ip| outside(at(*ip, *p)))));
-    all.retain(|f| f.frontend.addr.is_ipv6() == ipv6 && !f.frontend.addr.is_loopback());
-    all
 }
 
 fn cluster_route(choice: &Choice) -> Route {

@@ -7,7 +7,8 @@
 //!             anybody:  services[dst].outside -> pick -> ...
 //!             addresses, service-cidrs -> unserved
 //! output      the same, every client being inside
-//! postrouting hairpin -> masquerade;  masquerade[original dst] and not internal -> masquerade
+//! postrouting translated only: hairpin -> masquerade;  from this node -> masquerade
+//!             masquerade[original dst] -> masquerade;  masquerade-outside[original dst] and not internal -> masquerade
 //! ```
 //!
 //! Chains are few and shared: a Service is elements of maps, so a change costs the same whatever the number of Services.
@@ -33,6 +34,7 @@ pub(super) const SERVICES: &str = "services";
 pub(super) const ADDRESSES: &str = "addresses";
 pub(super) const HAIRPIN: &str = "hairpin";
 pub(super) const MASQUERADE: &str = "masquerade";
+pub(super) const MASQUERADE_OUTSIDE: &str = "masquerade-outside";
 pub(super) const GUARDED: &str = "guarded";
 pub(super) const ADMITTED: &str = "admitted";
 const INTERNAL: &str = "internal";
@@ -57,6 +59,8 @@ pub struct Networks {
     pub internal: Vec<IpNet>,
     /// Where ClusterIPs come from: whatever nobody serves there is refused.
     pub service_cidrs: Vec<IpNet>,
+    /// Whoever connects to a ClusterIP is masqueraded.
+    pub masquerade_all: bool,
 }
 
 pub(super) fn skeleton(family: Family, networks: &Networks, classes: impl IntoIterator<Item = Class>) -> Table {
@@ -100,6 +104,7 @@ fn sets() -> BTreeMap<String, Set> {
         (SERVICE_CIDRS, set(&[Addr], Layout::Interval)),
         (HAIRPIN, set(&[Addr, Addr], Layout::Exact)),
         (MASQUERADE, set(&frontend, Layout::Exact)),
+        (MASQUERADE_OUTSIDE, set(&frontend, Layout::Exact)),
         (GUARDED, set(&frontend, Layout::Exact)),
         (ADMITTED, set(&with(Addr), Layout::Ranges)),
     ];
@@ -304,25 +309,38 @@ impl Registers {
     }
 
     fn postrouting(self) -> Vec<Rule> {
-        let words = self.words();
         let pair = vec![
             Expr::saddr(self.family, Reg(0)),
-            Expr::daddr(self.family, Reg(words)),
+            Expr::daddr(self.family, Reg(self.words())),
             Expr::lookup(HAIRPIN, Reg(0), Target::Match),
-            Expr::Masquerade,
         ];
-        let original = vec![
+        let from_here = vec![
+            Expr::FibSaddrType { dst: Reg(0) },
+            Expr::Cmp { src: Reg(0), equal: true, value: Packed::new().number(RTN_LOCAL) },
+        ];
+        let outside = || self.client_in_internal(Target::Absent);
+        let masquerade = || vec![Expr::Masquerade];
+        let translated = |comment, conditions: Vec<Vec<Expr>>| {
+            rule(comment, [Self::translated()].into_iter().chain(conditions).chain([masquerade()]))
+        };
+        vec![
+            translated("an endpoint that reaches itself", vec![pair]),
+            translated("this node: its address was chosen for the frontend", vec![from_here]),
+            translated("answers must come back through this node", vec![self.original_in(MASQUERADE)]),
+            translated(
+                "clients outside must be answered through this node",
+                vec![self.original_in(MASQUERADE_OUTSIDE), outside()],
+            ),
+        ]
+    }
+
+    fn original_in(self, set: &str) -> Vec<Expr> {
+        let words = self.words();
+        vec![
             Expr::Ct { key: CtKey::OriginalDaddr, dst: Reg(0) },
             Expr::L4Proto { dst: Reg(words) },
             Expr::Ct { key: CtKey::OriginalDport, dst: Reg(words + 1) },
-            Expr::lookup(MASQUERADE, Reg(0), Target::Match),
-        ];
-        vec![
-            rule("an endpoint that reaches itself", [Self::translated(), pair]),
-            rule(
-                "clients outside must be answered through this node",
-                [Self::translated(), original, self.client_in_internal(Target::Absent), vec![Expr::Masquerade]],
-            ),
+            Expr::lookup(set, Reg(0), Target::Match),
         ]
     }
 
