@@ -84,6 +84,12 @@ pub(crate) enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<String>,
     },
+    /// Tell why a Service works or not: walk a connection's way hop by hop and name the first that is broken
+    ///
+    /// What is explained: `svc/NAME` (every way into a Service), or what a client would connect to (NAME:PORT, IP:PORT,
+    /// http://NAME:PORT, udp://NAME:PORT), with the client before it: POD (or the beginning of its name), node, node/NAME,
+    /// outside. Exit code 0: it works; 1: a hop is broken; 2: it could not be explained.
+    Explain(Explain),
     /// Run a cluster in the foreground (what `up` starts in the background)
     Server(Server),
     /// Run a node of a cluster whose API server is elsewhere
@@ -195,6 +201,24 @@ pub(crate) struct Demo {
     /// Leave the cluster running at the end
     #[arg(long)]
     pub(crate) keep: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Explain {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// [CLIENT] TARGET, such as `svc/web`, or `web-6f7d http://db:5432`
+    #[arg(required = true, num_args = 1..=2, value_names = ["CLIENT", "TARGET"])]
+    pub(crate) what: Vec<String>,
+    /// Who connects: POD, node, node/NAME or outside [default: the first node]
+    #[arg(long)]
+    pub(crate) from: Option<String>,
+    /// The namespace of the Service and of the pod
+    #[arg(long, short, default_value = "default")]
+    pub(crate) namespace: String,
+    /// How to print it
+    #[arg(long, short, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -44,6 +44,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
             daemon::run(config, paths, if args.report { Sink::Pipe } else { Sink::Human })
         }
         Command::Agent(args) => crate::cluster::agent::run(&args),
+        Command::Explain(args) => Ok(crate::explain::run(&args)),
         Command::Version => version(),
     }
 }
@@ -76,7 +77,7 @@ fn known_clusters() -> String {
 }
 
 /// An error unless the cluster's daemon runs.
-fn running(which: &Which) -> Result<(Config, Paths)> {
+pub(crate) fn running(which: &Which) -> Result<(Config, Paths)> {
     let (config, paths) = existing(which)?;
     if lock::holder(&paths.lock())?.is_none() {
         bail!("cluster {:?} is not running; start it with `skiff up --name {}`", which.name, which.name);
