@@ -107,7 +107,7 @@ mod tests {
     #[test]
     fn near_names() {
         let there = ["ms-hello-svc", "ms-bye-svc", "kubernetes", "web"];
-        assert_eq!(names("ms-helo-svc", there), ["ms-hello-svc", "ms-bye-svc"]);
+        assert_eq!(names("ms-helo-svc", there), ["ms-hello-svc"]);
         assert_eq!(names("kubernets", there), ["kubernetes"]);
         assert!(names("database", there).is_empty());
     }

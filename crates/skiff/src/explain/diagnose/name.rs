@@ -70,7 +70,8 @@ fn differs(zone: &Answered, answered: &Answered) -> bool {
     match (zone, answered) {
         (Answered::Found { aliases: a, addresses: x }, Answered::Found { aliases: b, addresses: y }) => {
             let (mut x, mut y) = (x.clone(), y.clone());
-            (x.sort(), y.sort());
+            x.sort();
+            y.sort();
             a.first() != b.first() || (a.is_empty() && x != y)
         }
         (Answered::NoSuchName, Answered::NoSuchName) => false,

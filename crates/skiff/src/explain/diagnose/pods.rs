@@ -5,7 +5,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Event, Pod, Service};
 use super::{
     super::{
         evidence::Evidence,
-        objects::{id, is_ready, name, namespace, node_of, phase},
+        objects::{id, is_over, is_ready, name, namespace, node_of, phase},
         report::{Broken, Place},
     },
     kubectl, service_words,
@@ -15,7 +15,7 @@ use super::{
 pub(super) fn words(pod: &Pod) -> String {
     let state = match (pod.metadata.deletion_timestamp.is_some(), is_ready(pod)) {
         (true, _) => "ending".into(),
-        (_, true) => "ready".into(),
+        (_, true) if !is_over(pod) => "ready".into(),
         _ => match phase(pod) {
             "Running" => "not ready".into(),
             phase => phase.to_lowercase(),
@@ -41,7 +41,7 @@ pub(super) fn trouble(pod: &Pod, events: &[Event]) -> String {
     if let Some(why) = not_scheduled(pod) {
         return why;
     }
-    if let Some(why) = containers(pod).find_map(|c| not_running(c)) {
+    if let Some(why) = containers(pod).find_map(not_running) {
         return why;
     }
     let probe = latest(pod, events, "Unhealthy").filter(|m| !m.starts_with("Liveness"));
