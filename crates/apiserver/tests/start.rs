@@ -12,7 +12,7 @@ use http::Method;
 use serde_json::{Value, json};
 use skiff_apiserver::{Config, Server};
 use skiff_store::memory::Memory;
-use skiff_store::{Entry, Expect, Page, Result, Rev, Store, Watch};
+use skiff_store::{Entry, Event, Expect, Page, Result, Rev, Store, Watch, Write};
 use support::Api;
 
 const ROLES: &str = "/apis/rbac.authorization.k8s.io/v1/clusterroles";
@@ -57,6 +57,17 @@ impl Store for Crowd {
 
     fn delete<'a>(&'a self, key: &'a str, expect: Expect) -> BoxFuture<'a, Result<(Rev, Entry)>> {
         self.store.delete(key, expect)
+    }
+
+    fn commit<'a>(&'a self, writes: Vec<Write>) -> BoxFuture<'a, Result<Vec<Event>>> {
+        Box::pin(async move {
+            let writing = self.writing.fetch_add(1, Ordering::SeqCst) + 1;
+            self.most.fetch_max(writing, Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let written = self.store.commit(writes).await;
+            self.writing.fetch_sub(1, Ordering::SeqCst);
+            written
+        })
     }
 
     fn watch<'a>(&'a self, prefix: &'a str, after: Rev) -> BoxFuture<'a, Result<Watch>> {

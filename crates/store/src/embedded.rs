@@ -116,6 +116,10 @@ macro_rules! store_by_engine {
                 self.engine.delete(key, expect)
             }
 
+            fn commit<'a>(&'a self, writes: Vec<$crate::Write>) -> BoxFuture<'a, Result<Vec<$crate::Event>>> {
+                self.engine.commit(writes)
+            }
+
             fn watch<'a>(&'a self, prefix: &'a str, after: Rev) -> BoxFuture<'a, Result<Watch>> {
                 self.engine.watch(prefix, after)
             }

@@ -24,8 +24,8 @@ use tokio::{
 };
 
 use crate::{
-    Entry, Error, Event, Expect, Page, Result, Rev, Store, Watch,
-    state::{State, Write},
+    Entry, Error, Event, Expect, Page, Result, Rev, Store, Watch, Write,
+    state::State,
     watch::{self, Groups},
 };
 
@@ -87,9 +87,16 @@ impl Shared {
     }
 }
 
+/// Writes that happen together.
 struct Request {
-    write: Write,
-    answer: oneshot::Sender<Result<Event>>,
+    writes: Vec<Write>,
+    answer: oneshot::Sender<Result<Vec<Event>>>,
+}
+
+impl Request {
+    fn bytes(&self) -> usize {
+        self.writes.iter().filter_map(|write| write.value.as_ref()).map(Bytes::len).sum()
+    }
 }
 
 /// Ends when dropped: what was sent is committed first, watchers end with an error, the journal is closed.
@@ -113,20 +120,38 @@ impl Engine {
     }
 
     async fn write(&self, key: &str, value: Option<Bytes>, expect: Expect) -> Result<Event> {
+        let mut events = self.write_all(vec![Write { key: key.into(), value, expect }]).await?;
+        Ok(events.pop().expect("one write is answered by one event"))
+    }
+
+    async fn write_all(&self, mut writes: Vec<Write>) -> Result<Vec<Event>> {
+        let stopped = || Error::Io { reason: "the store has stopped".into(), fatal: true };
+        check_sizes(&writes)?;
+        // A copy of its own: a slice would keep the whole request body alive, a grown buffer its spare room.
+        for value in writes.iter_mut().filter_map(|write| write.value.as_mut()) {
+            *value = Bytes::copy_from_slice(value);
+        }
+        let (answer, answered) = oneshot::channel();
+        let request = Request { writes, answer };
+        let queue = self.queue.as_ref().ok_or_else(stopped)?;
+        queue.send(request).await.map_err(|_| stopped())?;
+        answered.await.map_err(|_| stopped())?
+    }
+}
+
+fn check_sizes(writes: &[Write]) -> Result<()> {
+    if writes.len() > COMMIT_WRITES {
+        let reason = format!("{} writes at once are over the limit of {COMMIT_WRITES}", writes.len());
+        return Err(Error::Io { reason, fatal: false });
+    }
+    for Write { key, value, .. } in writes {
         let size = value.as_ref().map_or(0, Bytes::len);
         if size > MAX_VALUE {
             let reason = format!("key {key}: a value of {size} bytes is over the limit of {MAX_VALUE}");
             return Err(Error::Io { reason, fatal: false });
         }
-        let stopped = || Error::Io { reason: "the store has stopped".into(), fatal: true };
-        // A copy of its own: a slice would keep the whole request body alive, a grown buffer its spare room.
-        let value = value.map(|value| Bytes::copy_from_slice(&value));
-        let (answer, answered) = oneshot::channel();
-        let request = Request { write: Write { key: key.into(), value, expect }, answer };
-        let queue = self.queue.as_ref().ok_or_else(stopped)?;
-        queue.send(request).await.map_err(|_| stopped())?;
-        answered.await.map_err(|_| stopped())?
     }
+    Ok(())
 }
 
 impl Drop for Engine {
@@ -175,6 +200,10 @@ impl Store for Engine {
             }
         }
         .boxed()
+    }
+
+    fn commit<'a>(&'a self, writes: Vec<Write>) -> BoxFuture<'a, Result<Vec<Event>>> {
+        self.write_all(writes).boxed()
     }
 
     fn watch<'a>(&'a self, prefix: &'a str, after: Rev) -> BoxFuture<'a, Result<Watch>> {
@@ -226,7 +255,7 @@ impl<J: Journal> Committer<J> {
         while !waiting.is_empty() {
             let count = within_bytes(waiting);
             let (writes, answers): (Vec<_>, Vec<_>) =
-                waiting.drain(..count).map(|request| (request.write, request.answer)).unzip();
+                waiting.drain(..count).map(|request| (request.writes, request.answer)).unzip();
             let results = self.commit(&writes);
             for (answer, result) in answers.into_iter().zip(results) {
                 // A writer that no longer waits has dropped its end; its write stands.
@@ -235,8 +264,8 @@ impl<J: Journal> Committer<J> {
         }
     }
 
-    fn commit(&mut self, writes: &[Write]) -> Vec<Result<Event>> {
-        let (events, answers) = self.shared.state().plan(writes);
+    fn commit(&mut self, writes: &[Vec<Write>]) -> Vec<Result<Vec<Event>>> {
+        let (events, answers) = self.shared.state().plan(writes.iter().map(Vec::as_slice));
         if events.is_empty() {
             return answers;
         }
@@ -275,7 +304,7 @@ async fn sleep_until(at: Option<Instant>) {
 fn within_bytes(waiting: &[Request]) -> usize {
     let mut bytes = 0;
     let fits = waiting.iter().take_while(|request| {
-        bytes += request.write.value.as_ref().map_or(0, Bytes::len);
+        bytes += request.bytes();
         bytes <= COMMIT_BYTES
     });
     fits.count().max(1)

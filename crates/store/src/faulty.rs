@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future::BoxFuture, stream};
 
-use crate::{Entry, Error, Expect, Page, Result, Rev, Store, Watch, embedded::Medium};
+use crate::{Entry, Error, Event, Expect, Page, Result, Rev, Store, Watch, Write, embedded::Medium};
 
 /// What is asked of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,6 +24,7 @@ pub enum Op {
     List,
     Put,
     Delete,
+    Commit,
     Watch,
     Revision,
     Compact,
@@ -116,6 +117,10 @@ impl Store for Faulty {
 
     fn delete<'a>(&'a self, key: &'a str, expect: Expect) -> BoxFuture<'a, Result<(Rev, Entry)>> {
         self.through(Op::Delete, self.store.delete(key, expect)).boxed()
+    }
+
+    fn commit<'a>(&'a self, writes: Vec<Write>) -> BoxFuture<'a, Result<Vec<Event>>> {
+        self.through(Op::Commit, self.store.commit(writes)).boxed()
     }
 
     fn watch<'a>(&'a self, prefix: &'a str, after: Rev) -> BoxFuture<'a, Result<Watch>> {

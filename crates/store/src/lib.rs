@@ -47,6 +47,15 @@ pub enum Expect {
     Rev(Rev),
 }
 
+/// One asked-for write of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    pub key: Arc<str>,
+    /// None: the key is removed.
+    pub value: Option<Bytes>,
+    pub expect: Expect,
+}
+
 /// One change, in revision order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
@@ -119,6 +128,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// Removes the key; the revision of the removal and what was there come back once it is durable.
     fn delete<'a>(&'a self, key: &'a str, expect: Expect) -> BoxFuture<'a, Result<(Rev, Entry)>>;
+
+    /// All of the writes or none of them, durable together; each with a revision of its own, in order. The first that
+    /// cannot be done is the answer for all.
+    fn commit<'a>(&'a self, writes: Vec<Write>) -> BoxFuture<'a, Result<Vec<Event>>>;
 
     /// Every change after revision `after` to keys that start with `prefix`.
     fn watch<'a>(&'a self, prefix: &'a str, after: Rev) -> BoxFuture<'a, Result<Watch>>;

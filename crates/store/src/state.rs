@@ -7,9 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use bytes::Bytes;
-
-use crate::{Entry, Error, Event, Expect, Page, Result, Rev};
+use crate::{Entry, Error, Event, Expect, Page, Result, Rev, Write};
 
 /// How much of the past is kept for watchers and for lists at an old revision. Whichever limit is reached first holds.
 #[derive(Clone, Copy, Debug)]
@@ -18,14 +16,8 @@ pub(crate) struct Keep {
     pub(crate) bytes: usize,
 }
 
-/// One asked-for write.
-#[derive(Clone, Debug)]
-pub(crate) struct Write {
-    pub(crate) key: Arc<str>,
-    /// None: delete.
-    pub(crate) value: Option<Bytes>,
-    pub(crate) expect: Expect,
-}
+/// Keys as they will be after the writes planned so far.
+type Pending = HashMap<Arc<str>, Option<Entry>>;
 
 pub(crate) struct State {
     entries: BTreeMap<Arc<str>, Entry>,
@@ -120,24 +112,32 @@ impl State {
         self.entries.get(key)
     }
 
-    /// What the writes would change, one after the other, and the answer to each. Nothing is changed.
-    pub(crate) fn plan(&self, writes: &[Write]) -> (Vec<Event>, Vec<Result<Event>>) {
-        let mut pending: HashMap<Arc<str>, Option<Entry>> = HashMap::new();
-        let mut events = Vec::with_capacity(writes.len());
-        let mut answers = Vec::with_capacity(writes.len());
-        for write in writes {
-            let current = match pending.get(&write.key) {
-                Some(entry) => entry.clone(),
-                None => self.get(&write.key).cloned(),
-            };
-            let answer = decide(write, current, self.rev + events.len() as Rev + 1);
-            if let Ok(event) = &answer {
-                pending.insert(write.key.clone(), entry_after(event));
-                events.push(event.clone());
+    /// What the groups of writes would change, one after the other, and the answer to each. Of a group all writes happen
+    /// or none. Nothing is changed.
+    pub(crate) fn plan<'a>(&self, groups: impl Iterator<Item = &'a [Write]>) -> (Vec<Event>, Vec<Result<Vec<Event>>>) {
+        let mut pending = Pending::new();
+        let mut events = Vec::new();
+        let mut answers = Vec::new();
+        for group in groups {
+            let answer = self.plan_group(group, &pending, self.rev + events.len() as Rev);
+            if let Ok(done) = &answer {
+                pending.extend(done.iter().filter_map(|event| Some((event.key()?.clone(), entry_after(event)))));
+                events.extend_from_slice(done);
             }
             answers.push(answer);
         }
         (events, answers)
+    }
+
+    fn plan_group(&self, group: &[Write], pending: &Pending, rev: Rev) -> Result<Vec<Event>> {
+        let mut done: Vec<Event> = Vec::with_capacity(group.len());
+        for write in group {
+            let own = done.iter().rev().find(|event| event.key() == Some(&write.key)).map(entry_after);
+            let current = own.or_else(|| pending.get(&write.key).cloned());
+            let current = current.unwrap_or_else(|| self.get(&write.key).cloned());
+            done.push(decide(write, current, rev + done.len() as Rev + 1)?);
+        }
+        Ok(done)
     }
 
     /// Makes a change part of the state and of its history. Changes come in revision order.

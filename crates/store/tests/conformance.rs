@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use common::{keys, next};
 use futures::StreamExt;
 use skiff_store::{
-    Error, Event, Expect, Store,
+    Error, Event, Expect, Store, Write,
     embedded::Options,
     faulty::{Act, Faulty},
     memory::Memory,
@@ -71,6 +71,48 @@ fn preconditions_refuse_and_change_nothing() {
             assert!(matches!(store.delete("/b", expect).await, Err(Error::NotFound { .. })));
         }
         assert_eq!(store.revision().await.expect("read"), rev);
+    });
+}
+
+#[test]
+fn a_commit_is_all_or_nothing() {
+    over_each(|store| async move {
+        let write = |key: &str, value: Option<&'static str>, expect| Write {
+            key: key.into(),
+            value: value.map(Into::into),
+            expect,
+        };
+        let both = vec![write("/a", Some("1"), Expect::Absent), write("/b", Some("1"), Expect::Absent)];
+        let events = store.commit(both).await.expect("committed");
+        assert_eq!(events.iter().map(Event::rev).collect::<Vec<_>>(), [1, 2]);
+        let half = vec![write("/a", Some("2"), Expect::Rev(1)), write("/b", Some("2"), Expect::Absent)];
+        let refused = store.commit(half).await;
+        assert!(matches!(&refused, Err(Error::Conflict { key, .. }) if key == "/b"), "{refused:?}");
+        assert_eq!(store.get("/a").await.expect("read").expect("there").value, "1");
+        assert_eq!(store.revision().await.expect("read"), 2);
+        // A later write of a commit sees the earlier ones.
+        let again = vec![
+            write("/a", None, Expect::Rev(1)),
+            write("/a", Some("3"), Expect::Absent),
+            write("/c", Some("1"), Expect::Any),
+        ];
+        store.commit(again).await.expect("committed");
+        assert_eq!(store.get("/a").await.expect("read").expect("there").created, 4);
+        assert_eq!(keys(&store, "/").await, ["/a", "/b", "/c"]);
+    });
+}
+
+#[test]
+fn of_many_committers_of_one_key_one_wins() {
+    over_each(|store| async move {
+        let commits = (0..50).map(|n| {
+            let own = Write { key: format!("/own/{n}").into(), value: Some("x".into()), expect: Expect::Absent };
+            let shared = Write { key: "/shared".into(), value: Some("x".into()), expect: Expect::Absent };
+            store.commit(vec![own, shared])
+        });
+        let won = futures::future::join_all(commits).await.into_iter().filter(Result::is_ok).count();
+        assert_eq!(won, 1);
+        assert_eq!(store.list("/own/", None, 0, None).await.expect("listed").entries.len(), 1);
     });
 }
 
