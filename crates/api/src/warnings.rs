@@ -2,8 +2,11 @@
 
 use serde_json::Value;
 
-use crate::json::{get, int, list, text, texts};
+use crate::json::{get, int, list, map, text, texts};
 use crate::resources::Resource;
+
+const TOPOLOGY_HINTS: &str = "service.kubernetes.io/topology-aware-hints";
+const TOPOLOGY_MODE: &str = "service.kubernetes.io/topology-mode";
 
 /// Warnings on a create (`old` is None) or an update.
 pub fn of(res: &Resource, new: &Value, old: Option<&Value>) -> Vec<String> {
@@ -19,38 +22,49 @@ pub fn of(res: &Resource, new: &Value, old: Option<&Value>) -> Vec<String> {
 }
 
 fn service(new: &Value, old: Option<&Value>) -> Vec<String> {
-    let spec = |key: &str| get(new, &format!("spec.{key}"));
     let mut out = Vec::new();
-    if text(new, "spec.type") != "ExternalName" && !text(new, "spec.externalName").is_empty() {
+    if map(new, "metadata.annotations").is_some_and(|a| a.contains_key(TOPOLOGY_HINTS)) {
+        out.push(format!("annotation {TOPOLOGY_HINTS} is deprecated, please use {TOPOLOGY_MODE} instead"));
+    }
+    let headless = text(new, "spec.clusterIP") == "None";
+    if headless {
+        out.extend(headless_service(new));
+    } else {
+        out.extend(addresses(new, "clusterIPs"));
+    }
+    out.extend(addresses(new, "externalIPs"));
+    out.extend(canonical("spec.loadBalancerIP", text(new, "spec.loadBalancerIP")));
+    for (i, cidr) in texts(new, "spec.loadBalancerSourceRanges").into_iter().enumerate() {
+        out.extend(canonical_cidr(&format!("spec.loadBalancerSourceRanges[{i}]"), cidr.trim()));
+    }
+    let (external_name, ips) = (text(new, "spec.type") == "ExternalName", !list(new, "spec.externalIPs").is_empty());
+    if external_name && ips {
+        out.push("spec.externalIPs is ignored when spec.type is \"ExternalName\"".to_owned());
+    }
+    if !external_name && !text(new, "spec.externalName").is_empty() {
         out.push("spec.externalName is ignored when spec.type is not \"ExternalName\"".to_owned());
     }
-    if !list(new, "spec.externalIPs").is_empty() {
-        let fresh = old.is_none_or(|o| list(o, "spec.externalIPs").is_empty());
-        if fresh {
-            out.push("spec.externalIPs is deprecated and may no longer be implemented in some clusters".to_owned());
-        }
+    if ips && old.is_none_or(|o| list(o, "spec.externalIPs").is_empty()) {
+        out.push("spec.externalIPs is deprecated and may no longer be implemented in some clusters".to_owned());
     }
-    if text(new, "spec.clusterIP") == "None" {
-        for (key, set) in [
-            ("loadBalancerIP", !text(new, "spec.loadBalancerIP").is_empty()),
-            ("externalIPs", !list(new, "spec.externalIPs").is_empty()),
-            ("sessionAffinity", text(new, "spec.sessionAffinity") == "ClientIP"),
-        ] {
-            if set {
-                out.push(format!("spec.{key} is ignored for headless services"));
-            }
-        }
-    }
-    if spec("trafficDistribution").and_then(Value::as_str) == Some("PreferClose") {
+    if text(new, "spec.trafficDistribution") == "PreferClose" {
         out.push("spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"".to_owned());
     }
-    for (i, ip) in texts(new, "spec.clusterIPs").into_iter().enumerate() {
-        out.extend(canonical(&format!("spec.clusterIPs[{i}]"), ip));
-    }
-    for (i, ip) in texts(new, "spec.externalIPs").into_iter().enumerate() {
-        out.extend(canonical(&format!("spec.externalIPs[{i}]"), ip));
-    }
     out
+}
+
+fn headless_service(service: &Value) -> impl Iterator<Item = String> {
+    let ignored = [
+        ("loadBalancerIP", !text(service, "spec.loadBalancerIP").is_empty()),
+        ("externalIPs", !list(service, "spec.externalIPs").is_empty()),
+        ("SessionAffinity", text(service, "spec.sessionAffinity") == "ClientIP"),
+    ];
+    ignored.into_iter().filter(|(_, set)| *set).map(|(key, _)| format!("spec.{key} is ignored for headless services"))
+}
+
+fn addresses(service: &Value, key: &str) -> Vec<String> {
+    let all = texts(service, &format!("spec.{key}"));
+    all.into_iter().enumerate().filter_map(|(i, ip)| canonical(&format!("spec.{key}[{i}]"), ip)).collect()
 }
 
 /// IPv6 has many spellings and only one is compared everywhere.
@@ -58,6 +72,19 @@ fn canonical(path: &str, text: &str) -> Option<String> {
     let ip: std::net::Ipv6Addr = text.parse().ok()?;
     let right = ip.to_string();
     (right != text).then(|| format!("{path}: IPv6 address {text:?} should be in RFC 5952 canonical format ({right:?})"))
+}
+
+fn canonical_cidr(path: &str, text: &str) -> Option<String> {
+    let cidr: ipnet::IpNet = text.parse().ok()?;
+    let (whole, one) = (cidr.trunc(), cidr.addr());
+    if whole != cidr {
+        let host = format!("{one}/{}", cidr.max_prefix_len());
+        let which = format!("{:?} or {host:?}", whole.to_string());
+        return Some(format!("{path}: CIDR value {text:?} is ambiguous in this context (should be {which}?)"));
+    }
+    let right = cidr.to_string();
+    let words = || format!("{path}: IPv6 CIDR value {text:?} should be in RFC 5952 canonical format ({right:?})");
+    (right != text).then(words)
 }
 
 fn pod_spec(object: &Value, path: &str) -> Vec<String> {
@@ -122,7 +149,22 @@ mod tests {
         check(
             "services",
             json!({"spec": {"clusterIP": "None", "sessionAffinity": "ClientIP"}}),
-            &["spec.sessionAffinity is ignored for headless services"],
+            &["spec.SessionAffinity is ignored for headless services"],
+        );
+        check(
+            "services",
+            json!({"metadata": {"annotations": {"service.kubernetes.io/topology-aware-hints": "auto"}},
+                   "spec": {"type": "ExternalName", "externalName": "a.b", "externalIPs": ["2001:DB8::1"],
+                            "loadBalancerSourceRanges": ["10.0.0.1/8", "2001:0db8::/32"], "trafficDistribution": "PreferClose"}}),
+            &[
+                "annotation service.kubernetes.io/topology-aware-hints is deprecated, please use service.kubernetes.io/topology-mode instead",
+                "spec.externalIPs[0]: IPv6 address \"2001:DB8::1\" should be in RFC 5952 canonical format (\"2001:db8::1\")",
+                "spec.loadBalancerSourceRanges[0]: CIDR value \"10.0.0.1/8\" is ambiguous in this context (should be \"10.0.0.0/8\" or \"10.0.0.1/32\"?)",
+                "spec.loadBalancerSourceRanges[1]: IPv6 CIDR value \"2001:0db8::/32\" should be in RFC 5952 canonical format (\"2001:db8::/32\")",
+                "spec.externalIPs is ignored when spec.type is \"ExternalName\"",
+                "spec.externalIPs is deprecated and may no longer be implemented in some clusters",
+                "spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"",
+            ],
         );
         check(
             "pods",

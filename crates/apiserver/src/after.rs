@@ -10,12 +10,14 @@ use crate::{aggregation, object};
 /// Rights work from the moment their write is answered.
 pub(crate) async fn write(call: &Call, value: &Value) {
     call.server.access.learn(call.resource(), value);
+    call.server.services.learn(call.resource(), value);
     aggregation::follow(call).await;
 }
 
 /// A Service takes its Endpoints along. A failure is the controller's to repair, so it is only logged.
 pub(crate) async fn delete(call: &Call, value: &Value) {
     call.server.access.forget(call.resource(), value);
+    call.server.services.forget(call.resource(), value);
     aggregation::follow(call).await;
     if call.resource().id() != ("", "services") {
         return;

@@ -38,7 +38,7 @@ async fn show_all(server: &Arc<Server>) {
         }
         for name in outdated {
             match show(server, resource, &name).await {
-                Ok(()) | Err(Miss::Lost) => {}
+                Ok(()) | Err(Miss::Lost | Miss::Companion(_)) => {}
                 Err(Miss::Failed(status)) => {
                     tracing::warn!(name, "the rules that this ClusterRole shows are not up to date: {status}");
                     return;

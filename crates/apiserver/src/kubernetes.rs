@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use futures::future::{BoxFuture, try_join_all};
+use ipnet::IpNet;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use skiff_api::identity::Identity;
 use skiff_api::status::Status;
+use skiff_services::alloc::DEFAULT_RANGE;
 use tokio::time::{Duration, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -58,7 +60,23 @@ fn reachable(config: &Config) -> bool {
     !ip.is_loopback() && !ip.is_unspecified()
 }
 
+/// The ranges of the configuration as objects: at most one of each family in one object.
+fn ranges(config: &Config) -> Vec<Value> {
+    let (fours, sixes): (Vec<_>, Vec<_>) = config.service_cidrs.iter().partition(|cidr| matches!(cidr, IpNet::V4(_)));
+    let first = config.service_cidrs.first().copied();
+    let of = |list: &[IpNet], i: usize| list.get(i).copied();
+    let object = |i: usize| {
+        let mut cidrs: Vec<IpNet> = [of(&fours, i), of(&sixes, i)].into_iter().flatten().collect();
+        cidrs.sort_by_key(|cidr| i == 0 && Some(*cidr) != first);
+        let name = if i == 0 { DEFAULT_RANGE.to_string() } else { format!("{DEFAULT_RANGE}-{}", i + 1) };
+        json!({"kind": "ServiceCIDR", "apiVersion": "networking.k8s.io/v1", "metadata": {"name": name},
+            "spec": {"cidrs": cidrs.iter().map(ToString::to_string).collect::<Vec<_>>()}})
+    };
+    (0..fours.len().max(sixes.len())).map(object).collect()
+}
+
 pub(crate) async fn reconcile(server: &Arc<Server>) -> Result<(), Error> {
+    together(ranges(&server.config), |wanted| Box::pin(start_with(server, wanted))).await?;
     together(objects(&server.config), |wanted| Box::pin(ensure(server, wanted))).await
 }
 

@@ -23,7 +23,7 @@ use crate::call::{Call, Upgrade};
 use crate::encode::{self, Accept, Reply};
 use crate::query::Query;
 use crate::route::{self, Route, Target, Verb};
-use crate::services::Services;
+use crate::services::{self, Services};
 use crate::storage::Storage;
 use crate::watch::Hubs;
 use crate::{Body, BoxError, Config, Error, Result, decode, kubernetes, nonresource, reviews, subresources, verbs};
@@ -42,6 +42,14 @@ pub struct Server {
     pub(crate) documents: Mutex<HashMap<String, Bytes>>,
     /// Ends watches and joined connections.
     pub(crate) stopping: CancellationToken,
+    /// Ends with the server, and with it what works for it in the background.
+    life: CancellationToken,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.life.cancel();
+    }
 }
 
 impl Server {
@@ -59,9 +67,11 @@ impl Server {
             access,
             documents: Mutex::default(),
             stopping: CancellationToken::new(),
+            life: CancellationToken::new(),
         });
         kubernetes::bootstrap(&server).await?;
         kubernetes::reconcile(&server).await?;
+        tokio::spawn(services::keep(Arc::downgrade(&server), server.life.child_token()));
         Ok(server)
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::Value;
 use skiff_api::resources::Resource;
 use skiff_api::status::Status;
-use skiff_store::{Error, Expect, Rev, Store};
+use skiff_store::{Error, Event, Expect, Rev, Store, Write};
 
 use crate::Result;
 use crate::object::{self, Object};
@@ -20,6 +20,8 @@ pub(crate) struct Storage(pub Arc<dyn Store>);
 pub(crate) enum Miss {
     /// Somebody else wrote first: read again.
     Lost,
+    /// Somebody else wrote what goes together with the object, under this key.
+    Companion(String),
     Failed(Status),
 }
 
@@ -40,7 +42,17 @@ impl Storage {
 
     /// Every object of the resource, now.
     pub(crate) async fn all(&self, resource: &Resource, namespace: Option<&str>) -> Result<(Vec<Object>, Rev)> {
-        let page = self.0.list(&object::prefix(resource, namespace), None, 0, None).await.map_err(status)?;
+        self.all_at(resource, namespace, None).await
+    }
+
+    /// Every object of the resource as of a revision (None: now).
+    pub(crate) async fn all_at(
+        &self,
+        resource: &Resource,
+        namespace: Option<&str>,
+        at: Option<Rev>,
+    ) -> Result<(Vec<Object>, Rev)> {
+        let page = self.0.list(&object::prefix(resource, namespace), None, 0, at).await.map_err(status)?;
         let objects = page.entries.iter().map(|entry| Object::decode(resource, entry)).collect::<Result<_>>()?;
         Ok((objects, page.rev))
     }
@@ -49,26 +61,44 @@ impl Storage {
         &self,
         resource: &Resource,
         key: &str,
-        mut value: Value,
+        value: Value,
         expect: Expect,
     ) -> Result<Object, Miss> {
-        let entry = self.0.put(key, object::encode(resource, &value), expect).await.map_err(miss)?;
-        object::set_resource_version(&mut value, entry.modified);
-        Ok(Object { value, rev: entry.modified })
+        self.put_with(resource, key, value, expect, Vec::new()).await
     }
 
-    pub(crate) async fn delete(&self, key: &str, rev: Rev) -> Result<Rev, Miss> {
-        match self.0.delete(key, Expect::Rev(rev)).await {
-            Ok((rev, _)) => Ok(rev),
-            Err(Error::NotFound { .. }) => Err(Miss::Lost),
-            Err(e) => Err(miss(e)),
-        }
+    /// As [`Storage::put`], together with its companions: all are written or none.
+    pub(crate) async fn put_with(
+        &self,
+        resource: &Resource,
+        key: &str,
+        mut value: Value,
+        expect: Expect,
+        companions: Vec<Write>,
+    ) -> Result<Object, Miss> {
+        let write = Write { key: key.into(), value: Some(object::encode(resource, &value)), expect };
+        let rev = self.commit(write, companions).await?;
+        object::set_resource_version(&mut value, rev);
+        Ok(Object { value, rev })
+    }
+
+    pub(crate) async fn delete(&self, key: &str, rev: Rev, companions: Vec<Write>) -> Result<Rev, Miss> {
+        self.commit(Write { key: key.into(), value: None, expect: Expect::Rev(rev) }, companions).await
+    }
+
+    /// The revision of the write. It comes last, so that who watches it finds its companions done.
+    async fn commit(&self, write: Write, mut companions: Vec<Write>) -> Result<Rev, Miss> {
+        let own = write.key.clone();
+        companions.push(write);
+        let events = self.0.commit(companions).await.map_err(|error| miss(error, &own))?;
+        Ok(events.last().map_or(0, Event::rev))
     }
 }
 
-fn miss(error: Error) -> Miss {
+fn miss(error: Error, own: &str) -> Miss {
     match error {
-        Error::Conflict { .. } => Miss::Lost,
+        Error::Conflict { key, .. } | Error::NotFound { key } if key != own => Miss::Companion(key),
+        Error::Conflict { .. } | Error::NotFound { .. } => Miss::Lost,
         other => Miss::Failed(status(other)),
     }
 }

@@ -39,9 +39,15 @@ async fn an_event_is_one_thing_in_both_groups() {
     assert_eq!(old["deprecatedSource"], json!({"component": "kubelet", "host": "node-1"}));
     let (_, new) = api.get(&format!("{CORE}/new")).await;
     assert_eq!((&new["apiVersion"], &new["message"]), (&json!("v1"), &json!("Successfully assigned")));
-    assert_eq!((&new["involvedObject"]["name"], &new["reportingComponent"]), (&json!("p"), &json!("default-scheduler")));
+    assert_eq!(
+        (&new["involvedObject"]["name"], &new["reportingComponent"]),
+        (&json!("p"), &json!("default-scheduler"))
+    );
     // Both views have the same revision and uid, and their own fields select.
-    assert_eq!(api.get(&format!("{NEW}/new")).await.1["metadata"]["resourceVersion"], new["metadata"]["resourceVersion"]);
+    assert_eq!(
+        api.get(&format!("{NEW}/new")).await.1["metadata"]["resourceVersion"],
+        new["metadata"]["resourceVersion"]
+    );
     let (_, found) = api.get(&format!("{NEW}?fieldSelector=regarding.kind=Pod,reason=Pulled")).await;
     assert_eq!(found["items"].as_array().unwrap().len(), 1);
     let (_, found) = api.get(&format!("{CORE}?fieldSelector=involvedObject.name=p,source=default-scheduler")).await;
@@ -57,7 +63,8 @@ async fn watches_of_both_groups_see_both() {
     let (seen, also) = (core.next().await.unwrap(), new.next().await.unwrap());
     assert_eq!((&seen["type"], &seen["object"]["message"]), (&json!("ADDED"), &json!("Successfully assigned")));
     assert_eq!((&also["type"], &also["object"]["note"]), (&json!("ADDED"), &json!("Successfully assigned")));
-    api.merge(&format!("{NEW}/a"), json!({"series": {"count": 2, "lastObservedTime": "2026-01-02T03:05:05.000000Z"}})).await;
+    api.merge(&format!("{NEW}/a"), json!({"series": {"count": 2, "lastObservedTime": "2026-01-02T03:05:05.000000Z"}}))
+        .await;
     assert_eq!(core.next().await.unwrap()["object"]["series"]["count"], 2);
     assert_eq!(new.short().await, "MODIFIED a");
     api.delete(&format!("{CORE}/a")).await;
@@ -73,16 +80,25 @@ async fn new_events_say_who_and_what() {
         bare.as_object_mut().unwrap().remove(key);
     }
     let (code, status) = api.json(Method::POST, NEW, bare).await;
-    assert_eq!((code, status["message"].as_str().unwrap()), (422, "Event.events.k8s.io \"x\" is invalid: eventTime: Required value"));
+    assert_eq!(
+        (code, status["message"].as_str().unwrap()),
+        (422, "Event.events.k8s.io \"x\" is invalid: eventTime: Required value")
+    );
     api.create(NEW, new_event("x")).await;
     let (code, status) = api.merge(&format!("{NEW}/x"), json!({"note": "other"})).await;
-    assert_eq!((code, status["message"].as_str().unwrap()), (422, "Event.events.k8s.io \"x\" is invalid: note: Invalid value: \"other\": field is immutable"));
+    assert_eq!(
+        (code, status["message"].as_str().unwrap()),
+        (422, "Event.events.k8s.io \"x\" is invalid: note: Invalid value: \"other\": field is immutable")
+    );
 }
 
 #[tokio::test]
 async fn autoscalers_have_two_versions() {
     let api = Api::new().await;
-    let (v1, v2) = ("/apis/autoscaling/v1/namespaces/default/horizontalpodautoscalers", "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers");
+    let (v1, v2) = (
+        "/apis/autoscaling/v1/namespaces/default/horizontalpodautoscalers",
+        "/apis/autoscaling/v2/namespaces/default/horizontalpodautoscalers",
+    );
     let target = json!({"kind": "Deployment", "name": "web", "apiVersion": "apps/v1"});
     api.create(v1, json!({"metadata": {"name": "a"}, "spec": {"scaleTargetRef": target, "maxReplicas": 5, "targetCPUUtilizationPercentage": 70}})).await;
     let (_, two) = api.get(&format!("{v2}/a")).await;

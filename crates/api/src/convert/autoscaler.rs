@@ -24,7 +24,8 @@ pub(super) fn store(object: &mut Value) {
         }
     }
     let target = |n: &Value| json!({"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": n}}});
-    let current = |n: &Value| json!({"type": "Resource", "resource": {"name": "cpu", "current": {"averageUtilization": n}}});
+    let current =
+        |n: &Value| json!({"type": "Resource", "resource": {"name": "cpu", "current": {"averageUtilization": n}}});
     put_first(object, "spec", "targetCPUUtilizationPercentage", "metrics", target);
     put_first(object, "status", "currentCPUUtilizationPercentage", "currentMetrics", current);
 }

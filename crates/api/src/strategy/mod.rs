@@ -54,6 +54,7 @@ pub fn before_create(res: &Resource, object: &mut Value) {
             }
         }
         ("", "services") => service::normalize_cluster_ips(object, None),
+        ("networking.k8s.io", "servicecidrs") => hold(object, "networking.k8s.io/service-cidr-finalizer"),
         ("discovery.k8s.io", "endpointslices") => drop_deprecated_topology(object),
         ("batch", "jobs") => job_selector(object),
         _ => {}
@@ -76,7 +77,28 @@ fn first_status(res: &Resource, object: &Value) -> Value {
             json!({"disruptionsAllowed": 0, "currentHealthy": 0, "desiredHealthy": 0, "expectedPods": 0})
         }
         ("autoscaling", _) => json!({"currentReplicas": 0, "desiredReplicas": 0}),
+        ("networking.k8s.io", "servicecidrs") => range_status(object),
         _ => json!({}),
+    }
+}
+
+/// Addresses may be given out of a range from the moment it is there.
+fn range_status(object: &Value) -> Value {
+    let message = match crate::json::text(object, "metadata.name") {
+        "kubernetes" => "Kubernetes default Service CIDR is ready",
+        _ => "Kubernetes Service CIDR is ready",
+    };
+    let since = crate::json::text(object, "metadata.creationTimestamp");
+    json!({"conditions": [{"type": "Ready", "status": "True", "reason": "", "message": message, "lastTransitionTime": since}]})
+}
+
+/// What must be cleared before the object may go.
+fn hold(object: &mut Value, finalizer: &str) {
+    let Some(metadata) = below(object, "metadata") else { return };
+    let mut all: Vec<Value> = crate::json::list(metadata, "finalizers").to_vec();
+    if !all.iter().any(|f| f == finalizer) {
+        all.push(finalizer.into());
+        set(metadata, "finalizers", all);
     }
 }
 

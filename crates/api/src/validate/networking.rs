@@ -119,14 +119,9 @@ fn class(new: &Value, old: Option<&Value>) -> Errors {
 fn address(new: &Value, old: Option<&Value>) -> Errors {
     let path = Path::new("spec.parentRef");
     let mut errors = Errors::new();
-    if get(new, "spec.parentRef").is_none() {
-        errors.push(Error::required(&path, ""));
-    } else {
-        for key in ["resource", "name"] {
-            if text(new, &format!("spec.parentRef.{key}")).is_empty() {
-                errors.push(Error::required(&path.child(key), ""));
-            }
-        }
+    match get(new, "spec.parentRef") {
+        None => errors.push(Error::required(&path, "")),
+        Some(parent) => errors.extend(reference(parent, &path)),
     }
     if let Some(old) = old {
         errors.extend(immutable(&path, get(new, "spec.parentRef"), get(old, "spec.parentRef")));
@@ -134,30 +129,66 @@ fn address(new: &Value, old: Option<&Value>) -> Errors {
     errors
 }
 
+/// What has the address: any object of any group.
+fn reference(parent: &Value, path: &Path) -> Errors {
+    let mut errors = Errors::new();
+    let group = text(parent, "group");
+    if !group.is_empty() {
+        errors.extend(each(&path.child("group"), group, names::subdomain(group)));
+    }
+    for key in ["resource", "name", "namespace"] {
+        match text(parent, key) {
+            "" if key == "namespace" => {}
+            "" => errors.push(Error::required(&path.child(key), "")),
+            value => errors.extend(each(&path.child(key), value, names::path_segment(value))),
+        }
+    }
+    errors
+}
+
+/// The first range stays for life; one of the other family may be added.
 fn range(new: &Value, old: Option<&Value>) -> Errors {
     let path = Path::new("spec.cidrs");
     let cidrs = texts(new, "spec.cidrs");
-    let spec = || get(new, "spec").cloned().unwrap_or_default();
-    if cidrs.is_empty() {
-        return vec![Error::required(&path, "at least one CIDR required")];
-    }
-    if cidrs.len() > 2 {
-        return vec![Error::invalid(&path, spec(), "may only hold up to 2 values")];
-    }
-    if let [a, b] = cidrs[..]
-        && a.contains(':') == b.contains(':')
-    {
-        let why = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
-        return vec![Error::invalid(&path, spec(), why)];
-    }
     let mut errors = Errors::new();
-    for (i, cidr) in cidrs.into_iter().enumerate() {
-        errors.extend(each(&path.index(i), cidr, names::cidr(cidr)));
-    }
     if let Some(old) = old {
-        errors.extend(immutable(&path, get(new, "spec.cidrs"), get(old, "spec.cidrs")));
+        errors.extend(changed_range(&cidrs, &texts(old, "spec.cidrs")));
+    }
+    let spec = || get(new, "spec").cloned().unwrap_or_default();
+    match cidrs[..] {
+        [] => errors.push(Error::required(&path, "at least one CIDR required")),
+        [a, b] if a.contains(':') == b.contains(':') => {
+            let why = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
+            errors.push(Error::invalid(&path, spec(), why));
+        }
+        [_] | [_, _] => {}
+        _ => errors.push(Error::invalid(&path, spec(), "may only hold up to 2 values")),
+    }
+    for (i, cidr) in cidrs.into_iter().enumerate().take(2) {
+        errors.extend(each(&path.index(i), cidr, canonical_cidr(cidr)));
     }
     errors
+}
+
+fn changed_range(now: &[&str], before: &[&str]) -> Errors {
+    const WHY: &str = "field is immutable";
+    let path = Path::new("spec.cidrs");
+    let pairs = now.iter().zip(before).enumerate().filter(|(_, (now, before))| now != before);
+    let mut errors: Errors = pairs.map(|(i, (now, _))| Error::invalid(&path.index(i), *now, WHY)).collect();
+    let to_dual = before.len() == 1 && now.len() == 2;
+    if now.len() != before.len() && !to_dual {
+        errors.push(Error::invalid(&path, serde_json::json!(now), WHY));
+    }
+    errors
+}
+
+fn canonical_cidr(text: &str) -> Vec<String> {
+    let Ok(cidr) = text.parse::<ipnet::IpNet>() else { return names::cidr(text) };
+    match () {
+        () if cidr.network() != cidr.addr() => vec!["must not have bits set beyond the prefix length".to_owned()],
+        () if cidr.to_string() != text => vec![format!("must be in canonical form ({:?})", cidr.to_string())],
+        () => Vec::new(),
+    }
 }
 
 fn policy(new: &Value) -> Errors {

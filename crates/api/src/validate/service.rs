@@ -13,6 +13,8 @@ use crate::strategy::needs_health_check_port;
 
 const TYPES: &[&str] = &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
 const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
+const TOPOLOGY_HINTS: &str = "service.kubernetes.io/topology-aware-hints";
+const TOPOLOGY_MODE: &str = "service.kubernetes.io/topology-mode";
 const KUBELET_PORT: i64 = 10250;
 const AFFINITY_MAX: i64 = 86400;
 
@@ -34,6 +36,7 @@ pub(super) fn check(new: &Value, old: Option<&Value>) -> Errors {
         errors.extend(addresses::update(new, old));
         errors.extend(class_update(new, old));
     }
+    errors.extend(topology(new));
     errors.extend(of_type(new));
     errors.extend(ports(new));
     errors.extend(meta::labels(new, "spec.selector", &spec().child("selector")));
@@ -41,10 +44,20 @@ pub(super) fn check(new: &Value, old: Option<&Value>) -> Errors {
     errors.extend(external_ips(new));
     errors.extend(one_of(&spec().child("type"), kind(new), TYPES));
     errors.extend(source_ranges(new));
-    errors.extend(load_balancer_only(new, old));
+    errors.extend(load_balancer_only(new));
     errors.extend(traffic_policies(new));
     errors.extend(addresses::check(new));
     errors
+}
+
+/// The old and the new name of one annotation.
+fn topology(service: &Value) -> Option<Error> {
+    let annotations = map(service, "metadata.annotations")?;
+    let said = |key: &str| annotations.get(key).and_then(Value::as_str);
+    let (hints, mode) = (said(TOPOLOGY_HINTS)?, said(TOPOLOGY_MODE)?);
+    let path = Path::new("metadata.annotations").key(TOPOLOGY_MODE);
+    let why = format!("must match annotations[{TOPOLOGY_HINTS}] when both are specified");
+    (hints != mode).then(|| Error::invalid(&path, mode, why))
 }
 
 /// What each type requires or forbids.
@@ -192,8 +205,9 @@ pub(super) fn special_ip(text: &str, path: &Path) -> Errors {
         IpAddr::V4(v4) => (v4.is_link_local(), v4.octets()[..3] == [224, 0, 0]),
         IpAddr::V6(v6) => (v6.segments()[0] & 0xffc0 == 0xfe80, v6.segments()[0] & 0xff0f == 0xff02),
     };
+    let unspecified = format!("may not be unspecified ({text})");
     let rules = [
-        (ip.is_unspecified(), "may not be unspecified (0.0.0.0)"),
+        (ip.is_unspecified(), unspecified.as_str()),
         (ip.is_loopback(), "may not be in the loopback range (127.0.0.0/8, ::1/128)"),
         (link_local, "may not be in the link-local range (169.254.0.0/16, fe80::/10)"),
         (link_multicast, "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"),
@@ -201,12 +215,12 @@ pub(super) fn special_ip(text: &str, path: &Path) -> Errors {
     rules.into_iter().filter(|(hit, _)| *hit).map(|(_, why)| Error::invalid(path, text, why)).collect()
 }
 
+/// The field, or the annotation of the same meaning from before there was one.
 fn source_ranges(service: &Value) -> Errors {
     let ranges = texts(service, "spec.loadBalancerSourceRanges");
     let annotation = map(service, "metadata.annotations").and_then(|a| a.get(SOURCE_RANGES)).and_then(Value::as_str);
-    let (path, ranges) = match (ranges.is_empty(), annotation) {
+    let (path, ranges): (Path, Vec<&str>) = match (ranges.is_empty(), annotation) {
         (true, None) => return Errors::new(),
-        (true, Some(text)) if text.trim().is_empty() => return Errors::new(),
         (true, Some(text)) => (Path::new("metadata.annotations").key(SOURCE_RANGES), text.split(',').collect()),
         (false, _) => (spec().child("loadBalancerSourceRanges"), ranges),
     };
@@ -214,13 +228,18 @@ fn source_ranges(service: &Value) -> Errors {
     if kind(service) != "LoadBalancer" {
         errors.push(Error::forbidden(&path, "may only be used when `type` is 'LoadBalancer'"));
     }
-    for (i, range) in ranges.into_iter().enumerate() {
-        errors.extend(each(&path.index(i), range, names::cidr(range.trim())));
+    let in_annotation = path.as_str().starts_with("metadata");
+    if in_annotation && annotation.is_some_and(|text| text.trim().is_empty()) {
+        return errors;
+    }
+    for (i, range) in ranges.into_iter().map(str::trim).enumerate() {
+        let at = if in_annotation { path.clone() } else { path.index(i) };
+        errors.extend(each(&at, range, names::cidr(range)));
     }
     errors
 }
 
-fn load_balancer_only(new: &Value, old: Option<&Value>) -> Errors {
+fn load_balancer_only(new: &Value) -> Errors {
     let mut errors = Errors::new();
     let balancer = kind(new) == "LoadBalancer";
     let (allocate, class) = (spec().child("allocateLoadBalancerNodePorts"), spec().child("loadBalancerClass"));
@@ -233,11 +252,10 @@ fn load_balancer_only(new: &Value, old: Option<&Value>) -> Errors {
     }
     let name = text(new, "spec.loadBalancerClass");
     if !name.is_empty() {
-        let inherited = old.is_some_and(|o| text(o, "spec.loadBalancerClass") == name);
-        if !balancer && !inherited {
-            errors.push(Error::forbidden(&class, "may only be used when `type` is 'LoadBalancer'"));
+        match balancer {
+            true => errors.extend(each(&class, name, names::label_key(name))),
+            false => errors.push(Error::forbidden(&class, "may only be used when `type` is 'LoadBalancer'")),
         }
-        errors.extend(each(&class, name, names::label_key(name)));
     }
     errors
 }

@@ -407,3 +407,183 @@ fn any_shape_is_survived() {
         }
     }
 }
+
+#[test]
+fn service_source_ranges_and_annotations() {
+    let ports = json!([{"port": 1}]);
+    let with = |annotations: Value, spec: Value| {
+        let mut object = service(spec);
+        object["metadata"]["annotations"] = annotations;
+        object
+    };
+    const RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
+    service_check(json!({"type": "LoadBalancer", "ports": ports, "loadBalancerSourceRanges": [" 10.0.0.0/8 "]}), &[]);
+    service_check(
+        json!({"type": "LoadBalancer", "ports": ports, "loadBalancerSourceRanges": ["10.0.0.0/8", "x"]}),
+        &["spec.loadBalancerSourceRanges[1]: Invalid value: \"x\": must be a valid CIDR value, (e.g. 10.9.8.0/24 or \
+           2001:db8::/64)"],
+    );
+    let balancer = || json!({"type": "LoadBalancer", "ports": [{"port": 1}]});
+    check("services", with(json!({RANGES: "10.0.0.0/8, 2001:db8::/32"}), balancer()), &[]);
+    check("services", with(json!({RANGES: " "}), balancer()), &[]);
+    let wrong = "metadata.annotations[service.beta.kubernetes.io/load-balancer-source-ranges]";
+    check(
+        "services",
+        with(json!({RANGES: "10.0.0.0/8,x"}), balancer()),
+        &[&format!("{wrong}: Invalid value: \"x\": must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)")],
+    );
+    check(
+        "services",
+        with(json!({RANGES: "10.0.0.0/8"}), json!({"ports": ports})),
+        &[&format!("{wrong}: Forbidden: may only be used when `type` is 'LoadBalancer'")],
+    );
+    let modes = |hints: &str| json!({"service.kubernetes.io/topology-aware-hints": hints, "service.kubernetes.io/topology-mode": "Auto"});
+    check("services", with(modes("Auto"), balancer()), &[]);
+    check(
+        "services",
+        with(modes("Disabled"), balancer()),
+        &["metadata.annotations[service.kubernetes.io/topology-mode]: Invalid value: \"Auto\": must match \
+           annotations[service.kubernetes.io/topology-aware-hints] when both are specified"],
+    );
+}
+
+#[test]
+fn services_of_two_families() {
+    let ports = json!([{"port": 1}]);
+    let check = |spec: Value, expect: &[&str]| {
+        let mut spec = spec;
+        spec["ports"] = ports.clone();
+        service_check(spec, expect);
+    };
+    let both = json!(["10.0.0.1", "fd00::1"]);
+    check(json!({"clusterIP": "10.0.0.1", "clusterIPs": both, "ipFamilies": ["IPv4", "IPv6"]}), &[]);
+    check(
+        json!({"clusterIP": "10.0.0.1", "clusterIPs": both, "ipFamilies": ["IPv6", "IPv4"]}),
+        &[
+            "spec.clusterIPs[0]: Invalid value: \"10.0.0.1\": expected an IPv6 value as indicated by `ipFamilies[0]`",
+            "spec.clusterIPs[1]: Invalid value: \"fd00::1\": expected an IPv4 value as indicated by `ipFamilies[1]`",
+        ],
+    );
+    check(json!({"ipFamilies": ["IPv4", "IPv4"]}), &["spec.ipFamilies[1]: Duplicate value: \"IPv4\""]);
+    check(
+        json!({"ipFamilies": ["IPv5"]}),
+        &["spec.ipFamilies[0]: Unsupported value: \"IPv5\": supported values: \"IPv4\", \"IPv6\""],
+    );
+    check(
+        json!({"ipFamilyPolicy": "Both"}),
+        &[
+            "spec.ipFamilyPolicy: Unsupported value: \"Both\": supported values: \"PreferDualStack\", \"RequireDualStack\", \
+           \"SingleStack\"",
+        ],
+    );
+    check(
+        json!({"clusterIPs": ["10.0.0.1"]}),
+        &["spec.clusterIPs: Invalid value: [\"10.0.0.1\"]: must be empty when `clusterIP` is not specified"],
+    );
+    check(
+        json!({"clusterIP": "None", "clusterIPs": ["None", "10.0.0.1"]}),
+        &["spec.clusterIPs: Invalid value: [\"None\",\"10.0.0.1\"]: 'None' must be the first and only value"],
+    );
+    check(
+        json!({"clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1", "fd00::1", "fd00::2"]}),
+        &["spec.clusterIPs: Invalid value: [\"10.0.0.1\",\"fd00::1\",\"fd00::2\"]: may only hold up to 2 values"],
+    );
+}
+
+#[test]
+fn service_updates_of_families() {
+    let dual = |ips: &[&str], families: &[&str], policy: &str| {
+        service(
+            json!({"clusterIP": ips[0], "clusterIPs": ips, "ipFamilies": families, "ipFamilyPolicy": policy, "ports": [{"port": 1}]}),
+        )
+    };
+    let two = || dual(&["10.0.0.1", "fd00::1"], &["IPv4", "IPv6"], "RequireDualStack");
+    let one = || dual(&["10.0.0.1"], &["IPv4"], "SingleStack");
+    let check = |old: Value, new: Value, expect: &[&str]| assert_eq!(updated("services", old, new), expect);
+    check(one(), dual(&["10.0.0.1"], &["IPv4", "IPv6"], "PreferDualStack"), &[]);
+    check(two(), one(), &[]);
+    check(
+        two(),
+        dual(&["10.0.0.1"], &["IPv4", "IPv6"], "RequireDualStack"),
+        &[
+            "spec.ipFamilyPolicy: Invalid value: \"RequireDualStack\": must be 'SingleStack' to release the secondary cluster IP",
+        ],
+    );
+    check(
+        two(),
+        dual(&["10.0.0.1", "fd00::1"], &["IPv4"], "PreferDualStack"),
+        &[
+            "spec.ipFamilyPolicy: Invalid value: \"PreferDualStack\": must be 'SingleStack' to release the secondary IP family",
+        ],
+    );
+    check(
+        two(),
+        dual(&["10.0.0.1", "fd00::2"], &["IPv4", "IPv6"], "RequireDualStack"),
+        &["spec.clusterIPs[1]: Invalid value: [\"10.0.0.1\",\"fd00::2\"]: may not change once set"],
+    );
+    let swapped = dual(&["10.0.0.1", "fd00::1"], &["IPv6", "IPv4"], "RequireDualStack");
+    let errors = updated("services", two(), swapped);
+    assert_eq!(errors[0], "spec.ipFamilies[0]: Invalid value: [\"IPv6\",\"IPv4\"]: may not change once set");
+}
+
+#[test]
+fn service_load_balancer_class() {
+    let spec =
+        |kind: &str, class: &str| service(json!({"type": kind, "loadBalancerClass": class, "ports": [{"port": 1}]}));
+    let lb = |class: &str| spec("LoadBalancer", class);
+    let check = |old: Value, new: Value, expect: &[&str]| assert_eq!(updated("services", old, new), expect);
+    check(lb("a.io/x"), lb("a.io/x"), &[]);
+    check(lb("a.io/x"), lb("b"), &["spec.loadBalancerClass: Invalid value: \"b\": may not change once set"]);
+    check(
+        lb("a"),
+        service(json!({"type": "LoadBalancer", "ports": [{"port": 1}]})),
+        &["spec.loadBalancerClass: Invalid value: null: may not change once set"],
+    );
+    check(lb("a"), spec("ClusterIP", "a"), &[]);
+    check(
+        lb("a"),
+        spec("ClusterIP", "b"),
+        &["spec.loadBalancerClass: Forbidden: may only be used when `type` is 'LoadBalancer'"],
+    );
+    check(spec("ClusterIP", ""), lb("a"), &[]);
+}
+
+#[test]
+fn service_ranges_and_addresses() {
+    let range = |cidrs: &[&str]| json!({"metadata": {"name": "r"}, "spec": {"cidrs": cidrs}});
+    check("servicecidrs", range(&["10.0.0.0/16", "fd00::/108"]), &[]);
+    check("servicecidrs", range(&[]), &["spec.cidrs: Required value: at least one CIDR required"]);
+    check(
+        "servicecidrs",
+        range(&["10.0.0.1/16"]),
+        &["spec.cidrs[0]: Invalid value: \"10.0.0.1/16\": must not have bits set beyond the prefix length"],
+    );
+    check(
+        "servicecidrs",
+        range(&["FD00::/108"]),
+        &["spec.cidrs[0]: Invalid value: \"FD00::/108\": must be in canonical form (\"fd00::/108\")"],
+    );
+    let update = |old: &[&str], new: &[&str], expect: &[&str]| {
+        assert_eq!(updated("servicecidrs", range(old), range(new)), expect)
+    };
+    update(&["10.0.0.0/16"], &["10.0.0.0/16", "fd00::/108"], &[]);
+    update(&["10.0.0.0/16"], &["10.1.0.0/16"], &["spec.cidrs[0]: Invalid value: \"10.1.0.0/16\": field is immutable"]);
+    update(
+        &["10.0.0.0/16", "fd00::/108"],
+        &["10.0.0.0/16"],
+        &["spec.cidrs: Invalid value: [\"10.0.0.0/16\"]: field is immutable"],
+    );
+    let address = |name: &str, parent: Value| json!({"metadata": {"name": name}, "spec": {"parentRef": parent}});
+    check("ipaddresses", address("10.0.0.1", json!({"resource": "gateways", "group": "g.io", "name": "g"})), &[]);
+    check("ipaddresses", address("10.0.0.1", json!({"resource": "x"})), &["spec.parentRef.name: Required value"]);
+    check(
+        "ipaddresses",
+        address("10.0.0.1", json!({"resource": "x", "name": "a/b"})),
+        &["spec.parentRef.name: Invalid value: \"a/b\": may not contain '/'"],
+    );
+    check(
+        "ipaddresses",
+        address("FD00::1", json!({"resource": "x", "name": "a"})),
+        &["metadata.name: Invalid value: \"FD00::1\": must be in canonical form (\"fd00::1\")"],
+    );
+}

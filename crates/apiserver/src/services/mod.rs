@@ -1,59 +1,53 @@
-//! What Services hold of the cluster: addresses and node ports. Held in memory, filled from the store at the start; an
-//! address is taken before the write and given back when the write fails, so no two Services get the same one. What is
-//! given out is decided in `skiff_services::alloc`.
+//! What Services hold of the cluster: addresses and node ports. What is given out is decided in `skiff_services::alloc`.
+//!
+//! The truth about addresses is the IPAddress objects: one is written together with the Service that gets the address, all
+//! or nothing, so of two writers of one address exactly one wins, whoever they are. What is taken is also held in memory,
+//! filled from the store at the start: it makes choosing cheap, and is taken before the write and given back when that
+//! fails. Node ports have no objects; for them the memory is the truth, as long as one server has the store.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod keeper;
+mod taken;
+
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
 use skiff_api::resources::{self, Resource};
 use skiff_api::status::Status;
-use skiff_services::alloc::{self, Pools};
+use skiff_services::alloc::{self, Pools, Ranges};
+use skiff_store::{Expect, Write};
+use tokio::sync::Notify;
 
+use crate::call::Call;
 use crate::storage::Storage;
 use crate::{Config, Error, Result, object};
 
-/// What a Service has.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Holdings {
-    pub ips: BTreeSet<IpAddr>,
-    pub ports: BTreeSet<u16>,
-}
+pub(crate) use keeper::keep;
+use taken::{Holdings, Others, Taken};
 
-impl Holdings {
-    fn of(service: &Value) -> Holdings {
-        let claims = alloc::claims(service);
-        Holdings { ips: claims.ips.into_iter().collect(), ports: claims.ports.into_iter().collect() }
-    }
-
-    fn without(&self, other: &Holdings) -> Holdings {
-        Holdings { ips: &self.ips - &other.ips, ports: &self.ports - &other.ports }
-    }
-}
-
-/// What is taken, with the Service that has it and how many of its writes hold it: two writes of one Service may ask for
-/// the same number at once, and the one that loses must not take it from the other.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Taken {
-    ips: BTreeMap<IpAddr, (Owner, u32)>,
-    ports: BTreeMap<u16, (Owner, u32)>,
-}
-
-/// `NAMESPACE/NAME`.
-pub(crate) type Owner = Arc<str>;
+const GROUP: &str = "networking.k8s.io";
 
 pub(crate) struct Services {
-    pools: Pools,
-    taken: Arc<Mutex<Taken>>,
+    node_ports: std::ops::RangeInclusive<u16>,
+    state: Arc<Mutex<State>>,
+    /// Something changed that the keeper has to look at.
+    dirty: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct State {
+    taken: Taken,
+    ranges: Ranges,
 }
 
 /// What a write took on top and will give back: given back when dropped, kept or let go when the write succeeded.
 #[derive(Default)]
 pub(crate) struct Held {
-    taken: Option<Arc<Mutex<Taken>>>,
+    state: Option<Arc<Mutex<State>>>,
     new: Holdings,
     old: Holdings,
+    /// What is to be written together with the Service.
+    pub writes: Vec<Write>,
 }
 
 impl Services {
@@ -61,48 +55,132 @@ impl Services {
         if config.service_cidrs.is_empty() {
             return Err(Error::NoServiceRange);
         }
-        let pools = Pools { service_cidrs: config.service_cidrs.clone(), node_ports: config.node_port_range.clone() };
-        let resource = resources::find("", "v1", "services").ok_or(Error::NoServiceRange)?;
-        let (all, _) = storage.all(resource, None).await.map_err(Error::Services)?;
-        let mut taken = Taken::default();
-        for service in &all {
-            taken.add(&Holdings::of(&service.value), &owner(&service.value));
+        let state = Arc::new(Mutex::new(State::default()));
+        let services = Services { node_ports: config.node_port_range.clone(), state, dirty: Arc::default() };
+        for (group, plural) in [("", "services"), (GROUP, "servicecidrs"), (GROUP, "ipaddresses")] {
+            let resource = resources::find(group, "v1", plural).ok_or(Error::NoServiceRange)?;
+            let (all, _) = storage.all(resource, None).await.map_err(Error::Services)?;
+            all.iter().for_each(|o| services.load_one(resource, &o.value));
         }
-        Ok(Services { pools, taken: Arc::new(Mutex::new(taken)) })
+        Ok(services)
+    }
+
+    fn load_one(&self, resource: &Resource, value: &Value) {
+        match resource.plural {
+            "services" => lock(&self.state).taken.add(&Holdings::of(value), &owner(value)),
+            _ => self.learn(resource, value),
+        }
+    }
+
+    /// A range or an address was written. What a Service has is known from its own write.
+    pub(crate) fn learn(&self, resource: &Resource, value: &Value) {
+        match resource.id() {
+            (GROUP, "servicecidrs") => lock(&self.state).ranges.learn(value),
+            (GROUP, "ipaddresses") => lock(&self.state).taken.learn(value),
+            _ => return,
+        }
+        self.dirty.notify_one();
+    }
+
+    /// A range, an address or a Service is gone.
+    pub(crate) fn forget(&self, resource: &Resource, value: &Value) {
+        let mut state = lock(&self.state);
+        match resource.id() {
+            ("", "services") => {
+                let holdings = Holdings::of(value);
+                state.taken.remove(&holdings);
+                state.taken.release(&holdings);
+                if state.ranges.terminating().is_empty() {
+                    return;
+                }
+            }
+            (GROUP, "servicecidrs") => state.ranges.forget(object::name(value)),
+            (GROUP, "ipaddresses") => state.taken.forget(value),
+            _ => return,
+        }
+        self.dirty.notify_one();
+    }
+
+    /// Another server gave the address away, or a client took it by hand: it counts as taken from now on.
+    pub(crate) fn lost(&self, key: &str) {
+        let ip = key.rsplit('/').next().and_then(|name| name.parse::<IpAddr>().ok());
+        if let Some(ip) = ip {
+            lock(&self.state).taken.lost(ip);
+        }
     }
 
     /// Completes a Service with what it needs. Anything else passes untouched.
-    pub(crate) fn reserve(
-        &self,
-        resource: &Resource,
-        old: Option<&Value>,
-        new: &mut Value,
-        dry_run: bool,
-    ) -> Result<Held> {
-        if resource.id() != ("", "services") {
+    pub(crate) async fn reserve(&self, call: &Call, old: Option<&Value>, new: &mut Value) -> Result<Held> {
+        if call.resource().id() != ("", "services") {
             return Ok(Held::default());
         }
-        let owner = owner(new);
-        let mut taken = lock(&self.taken);
-        let others = Others { taken: &taken, owner: &owner };
-        if let Err(errors) = alloc::fill(new, old, &self.pools, &others, &mut rand::random) {
-            return Err(refusal(resource, object::name(new), errors));
+        let mut held = self.choose(call, old, new)?;
+        let (service, taken, let_go) = (&*new, held.new.ips.clone(), held.old.ips.clone());
+        for ip in taken {
+            held.writes.push(allocation(call, ip, service)?);
         }
-        if dry_run {
+        for ip in let_go {
+            held.writes.extend(release(call, ip, service).await?);
+        }
+        Ok(held)
+    }
+
+    /// Everything in memory, at once: nobody else can choose in between.
+    fn choose(&self, call: &Call, old: Option<&Value>, new: &mut Value) -> Result<Held> {
+        let owner = owner(new);
+        let mut state = lock(&self.state);
+        let pools = Pools { service_cidrs: state.ranges.usable(), node_ports: self.node_ports.clone() };
+        let others = Others { taken: &state.taken, owner: &owner };
+        if let Err(errors) = alloc::fill(new, old, &pools, &others, &mut rand::random) {
+            return Err(refusal(call.resource(), object::name(new), errors));
+        }
+        if call.dry_run {
             return Ok(Held::default());
         }
         let (have, want) = (old.map(Holdings::of).unwrap_or_default(), Holdings::of(new));
-        let added = want.without(&have);
-        taken.add(&added, &owner);
-        Ok(Held { taken: Some(self.taken.clone()), old: have.without(&want), new: added })
+        let (new, old) = (want.without(&have), have.without(&want));
+        state.taken.add(&new, &owner);
+        Ok(Held { state: Some(self.state.clone()), new, old, writes: Vec::new() })
     }
 
-    /// A removed Service gives everything back.
-    pub(crate) fn release(&self, resource: &Resource, value: &Value) {
-        if resource.id() == ("", "services") {
-            lock(&self.taken).remove(&Holdings::of(value));
+    /// What goes together with a Service.
+    pub(crate) async fn releases(&self, call: &Call, service: &Value) -> Result<Vec<Write>> {
+        if call.resource().id() != ("", "services") {
+            return Ok(Vec::new());
         }
+        let mut writes = Vec::new();
+        for ip in Holdings::of(service).ips {
+            writes.extend(release(call, ip, service).await?);
+        }
+        Ok(writes)
     }
+}
+
+fn addresses() -> Result<&'static Resource> {
+    resources::find(GROUP, "v1", "ipaddresses").ok_or_else(|| Status::internal("ipaddresses are not served"))
+}
+
+fn address_key(ip: IpAddr) -> Result<String> {
+    Ok(object::key(addresses()?, None, &ip.to_string()))
+}
+
+/// The IPAddress of a Service's new address; nobody may have one for it.
+fn allocation(call: &Call, ip: IpAddr, service: &Value) -> Result<Write> {
+    let mut address = alloc::ip_address(ip, object::namespace(service), object::name(service));
+    let meta = object::meta_mut(&mut address);
+    meta.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
+    meta.insert("creationTimestamp".into(), object::time(call.now));
+    let value = object::encode(addresses()?, &address);
+    Ok(Write { key: address_key(ip)?.into(), value: Some(value), expect: Expect::Absent })
+}
+
+/// The end of an address's IPAddress, if there is one and it is the Service's.
+async fn release(call: &Call, ip: IpAddr, service: &Value) -> Result<Option<Write>> {
+    let found = call.storage().find(addresses()?, None, &ip.to_string()).await?;
+    let own = Some((object::namespace(service), object::name(service)));
+    let found = found.filter(|address| alloc::service_of(&address.value) == own);
+    let key = address_key(ip)?;
+    Ok(found.map(|address| Write { key: key.into(), value: None, expect: Expect::Rev(address.rev) }))
 }
 
 /// The client's mistakes if there are any, otherwise what the cluster has run out of.
@@ -123,83 +201,27 @@ fn refusal(resource: &Resource, name: &str, errors: Vec<alloc::Error>) -> Status
 impl Held {
     /// The write happened.
     pub(crate) fn keep(mut self) {
-        if let Some(taken) = self.taken.take() {
-            lock(&taken).remove(&self.old);
+        if let Some(state) = self.state.take() {
+            let mut state = lock(&state);
+            state.taken.remove(&self.old);
+            state.taken.release(&self.old);
+            state.taken.allocate(&self.new);
         }
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if let Some(taken) = &self.taken {
-            lock(taken).remove(&self.new);
+        if let Some(state) = &self.state {
+            lock(state).taken.remove(&self.new);
         }
     }
 }
 
-/// What anybody but one Service has.
-struct Others<'a> {
-    taken: &'a Taken,
-    owner: &'a Owner,
-}
-
-impl alloc::Taken for Others<'_> {
-    fn ip(&self, ip: IpAddr) -> bool {
-        self.taken.ips.get(&ip).is_some_and(|(owner, _)| owner != self.owner)
-    }
-
-    fn port(&self, port: u16) -> bool {
-        self.taken.ports.get(&port).is_some_and(|(owner, _)| owner != self.owner)
-    }
-}
-
-impl Taken {
-    fn add(&mut self, holdings: &Holdings, owner: &Owner) {
-        for ip in &holdings.ips {
-            self.ips.entry(*ip).or_insert_with(|| (owner.clone(), 0)).1 += 1;
-        }
-        for port in &holdings.ports {
-            self.ports.entry(*port).or_insert_with(|| (owner.clone(), 0)).1 += 1;
-        }
-    }
-
-    fn remove(&mut self, holdings: &Holdings) {
-        holdings.ips.iter().for_each(|ip| let_go(&mut self.ips, ip));
-        holdings.ports.iter().for_each(|port| let_go(&mut self.ports, port));
-    }
-}
-
-fn let_go<K: Ord>(taken: &mut BTreeMap<K, (Owner, u32)>, key: &K) {
-    if let Some((_, holds)) = taken.get_mut(key) {
-        *holds -= 1;
-        if *holds == 0 {
-            taken.remove(key);
-        }
-    }
-}
-
-fn owner(value: &Value) -> Owner {
+fn owner(value: &Value) -> taken::Owner {
     format!("{}/{}", object::namespace(value), object::name(value)).into()
 }
 
-fn lock(taken: &Mutex<Taken>) -> MutexGuard<'_, Taken> {
-    taken.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn two_writes_of_one_service_hold_a_port_twice() {
-        let (mut taken, me, you): (_, Owner, Owner) = (Taken::default(), "d/me".into(), "d/you".into());
-        let port = Holdings { ports: [31000].into(), ..Holdings::default() };
-        taken.add(&port, &me);
-        taken.add(&port, &me);
-        taken.remove(&port);
-        assert!(alloc::Taken::port(&Others { taken: &taken, owner: &you }, 31000));
-        assert!(!alloc::Taken::port(&Others { taken: &taken, owner: &me }, 31000));
-        taken.remove(&port);
-        assert!(!alloc::Taken::port(&Others { taken: &taken, owner: &you }, 31000));
-    }
+fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
 }

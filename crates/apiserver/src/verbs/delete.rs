@@ -15,7 +15,7 @@ use crate::encode::Reply;
 use crate::object::{self, Object};
 use crate::query::Query;
 use crate::storage::{ATTEMPTS, Miss};
-use crate::{Result, admission};
+use crate::{Result, admission, after};
 
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
@@ -156,7 +156,7 @@ pub(crate) async fn one(call: &Call, name: &str, options: &Options) -> Result<Re
         let plan = plan(resource, &current.value, options, call.now);
         match carry_out(call, name, plan, &current, options.dry_run).await {
             Ok(reply) => return Ok(reply),
-            Err(Miss::Lost) => {}
+            Err(Miss::Lost | Miss::Companion(_)) => {}
             Err(Miss::Failed(status)) => return Err(status),
         }
     }
@@ -171,6 +171,7 @@ async fn carry_out(call: &Call, name: &str, plan: Plan, current: &Object, dry_ru
         Plan::Mark(next) if dry_run => Ok(Reply::ok(next)),
         Plan::Mark(next) => {
             let marked = call.storage().put(resource, &key, next, Expect::Rev(current.rev)).await?;
+            after::write(call, &marked.value).await;
             Ok(Reply::ok(marked.value))
         }
         Plan::Remove => {

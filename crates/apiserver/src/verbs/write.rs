@@ -56,23 +56,32 @@ async fn create_tracked(call: &Call, mut value: Value, track: bool) -> Result<Wr
     let name = object::name(&value).to_string();
     refuse(call, &name, validate::create(resource, &value))?;
     call.warn(warnings::of(resource, &value, None));
-    let held = call.server.services.reserve(resource, None, &mut value, call.dry_run)?;
-    let key = object::key(resource, call.namespace(), &name);
-    if call.dry_run {
-        return match call.storage().find(resource, call.namespace(), &name).await? {
-            Some(_) => Err(Status::already_exists(resource, &name)),
-            None => Ok(Written::Created(value)),
-        };
-    }
-    match call.storage().put(resource, &key, value, Expect::Absent).await {
-        Ok(object) => {
-            held.keep();
-            after::write(call, &object.value).await;
-            Ok(Written::Created(object.value))
+    for _ in 0..ATTEMPTS {
+        match add(call, &name, value.clone()).await {
+            Ok(value) => return Ok(Written::Created(value)),
+            // What was chosen for it was taken at the same moment: something else is chosen.
+            Err(Miss::Companion(key)) => call.server.services.lost(&key),
+            Err(Miss::Lost) => return Err(exists(call, &name).await),
+            Err(Miss::Failed(status)) => return Err(status),
         }
-        Err(Miss::Lost) => Err(exists(call, &name).await),
-        Err(Miss::Failed(status)) => Err(status),
     }
+    Err(Status::modified(resource, &name))
+}
+
+/// Gives the new object what it needs of the cluster and writes it.
+async fn add(call: &Call, name: &str, mut value: Value) -> Result<Value, Miss> {
+    let resource = call.resource();
+    let mut held = call.server.services.reserve(call, None, &mut value).await.map_err(Miss::Failed)?;
+    if call.dry_run {
+        let found = call.storage().find(resource, call.namespace(), name).await.map_err(Miss::Failed)?;
+        return if found.is_some() { Err(Miss::Lost) } else { Ok(value) };
+    }
+    let key = object::key(resource, call.namespace(), name);
+    let companions = std::mem::take(&mut held.writes);
+    let object = call.storage().put_with(resource, &key, value, Expect::Absent, companions).await?;
+    held.keep();
+    after::write(call, &object.value).await;
+    Ok(object.value)
 }
 
 async fn exists(call: &Call, name: &str) -> Status {
@@ -151,6 +160,7 @@ where
         match commit(call, how, &current, wanted).await {
             Ok(value) => return Ok(Written::Updated(value)),
             Err(Miss::Lost) => {}
+            Err(Miss::Companion(key)) => call.server.services.lost(&key),
             Err(Miss::Failed(status)) => return Err(status),
         }
     }
@@ -189,8 +199,10 @@ fn check_preconditions(call: &Call, name: &str, current: &Object, wanted: &Value
 async fn commit(call: &Call, how: &How<'_>, current: &Object, wanted: Value) -> Result<Value, Miss> {
     let mut next = settle(call, how, &current.value, wanted).await.map_err(Miss::Failed)?;
     let resource = call.resource();
-    let held =
-        call.server.services.reserve(resource, Some(&current.value), &mut next, call.dry_run).map_err(Miss::Failed)?;
+    let mut held = match call.server.services.reserve(call, Some(&current.value), &mut next).await {
+        Ok(held) => held,
+        Err(status) => return Err(refused(call, current, status).await),
+    };
     object::set_resource_version(&mut next, current.rev);
     if call.dry_run || object::same(&current.value, &next) {
         return Ok(next);
@@ -200,10 +212,21 @@ async fn commit(call: &Call, how: &How<'_>, current: &Object, wanted: Value) -> 
         remove(call, &key, current).await?;
         return Ok(next);
     }
-    let written = call.storage().put(resource, &key, next, Expect::Rev(current.rev)).await?;
+    let companions = std::mem::take(&mut held.writes);
+    let written = call.storage().put_with(resource, &key, next, Expect::Rev(current.rev), companions).await?;
     held.keep();
     after::write(call, &written.value).await;
     Ok(written.value)
+}
+
+/// A refusal holds if the object is still the one that was looked at: otherwise another writer of it may have got just
+/// what this one asks for.
+async fn refused(call: &Call, seen: &Object, status: Status) -> Miss {
+    match call.storage().find(call.resource(), call.namespace(), object::name(&seen.value)).await {
+        Ok(now) if now.as_ref().map(|o| o.rev) == Some(seen.rev) => Miss::Failed(status),
+        Ok(_) => Miss::Lost,
+        Err(status) => Miss::Failed(status),
+    }
 }
 
 /// Defaults, admission, strategy and validation of an update.
@@ -234,8 +257,11 @@ pub(crate) fn finished(value: &Value) -> bool {
 
 /// Takes the object out of the store and does what follows from it.
 pub(crate) async fn remove(call: &Call, key: &str, current: &Object) -> Result<(), Miss> {
-    call.storage().delete(key, current.rev).await?;
-    call.server.services.release(call.resource(), &current.value);
+    let companions = call.server.services.releases(call, &current.value).await.map_err(Miss::Failed)?;
+    match call.storage().delete(key, current.rev, companions).await {
+        Err(Miss::Companion(_)) => return Err(Miss::Lost),
+        other => other?,
+    };
     after::delete(call, &current.value).await;
     Ok(())
 }

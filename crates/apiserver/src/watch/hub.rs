@@ -11,8 +11,8 @@ use tokio::sync::broadcast::{self, Receiver, Sender};
 use tokio_util::sync::CancellationToken;
 
 use super::change::Change;
-use crate::{Result, object};
 use crate::storage::{self, Storage};
+use crate::{Result, object};
 
 /// Changes kept per resource for watchers that come back.
 const RING: usize = 1024;

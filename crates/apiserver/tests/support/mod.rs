@@ -10,6 +10,7 @@ use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
 use skiff_api::identity::Identity;
 use skiff_apiserver::{Body, Config, Server};
+use skiff_store::Store;
 use skiff_store::memory::Memory;
 
 pub(crate) struct Api {
@@ -18,11 +19,31 @@ pub(crate) struct Api {
 
 impl Api {
     pub(crate) async fn new() -> Api {
-        let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
-        let config = Config::new("test", "192.0.2.1:6443".parse().unwrap(), &key);
-        let api = Api { server: Server::new(config, Arc::new(Memory::new())).await.unwrap() };
+        let api = Api::over(Arc::new(Memory::new()), &["10.96.0.0/12"]).await;
         api.create("/api/v1/namespaces/default/serviceaccounts", json!({"metadata": {"name": "default"}})).await;
         api
+    }
+
+    /// A server on a store that there is, with these ranges of service addresses.
+    pub(crate) async fn over(store: Arc<dyn Store>, ranges: &[&str]) -> Api {
+        let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
+        let mut config = Config::new("test", "192.0.2.1:6443".parse().unwrap(), &key);
+        config.service_cidrs = ranges.iter().map(|r| r.parse().unwrap()).collect();
+        Api { server: Server::new(config, store).await.unwrap() }
+    }
+
+    /// Asks until the answer is as wished: for what the server does on its own account.
+    pub(crate) async fn until(&self, path: &str, wished: impl Fn(u16, &Value) -> bool) -> Value {
+        let asking = async {
+            loop {
+                let (code, value) = self.get(path).await;
+                if wished(code, &value) {
+                    return value;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(30), asking).await.expect("not within 30 s")
     }
 
     pub(crate) async fn send(

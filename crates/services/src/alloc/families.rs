@@ -44,23 +44,24 @@ pub(super) fn fill(service: &mut Value, old: Option<&Value>, pools: &Pools) -> R
     if !needs_cluster_ip(service) {
         return Ok(());
     }
-    let old = old.filter(|o| needs_cluster_ip(o));
-    if let Some(old) = old {
+    if let Some(old) = old.filter(|o| needs_cluster_ip(o)) {
+        keep_on_update(service, old);
         if prefers_as_before(service, old) {
             return Ok(());
         }
-        keep_on_update(service, old);
         downgrade(service, old);
     }
-    let mut families: Vec<String> = texts(service, "spec.ipFamilies").into_iter().map(str::to_owned).collect();
     let headless = text(service, "spec.clusterIP") == "None";
-    for ip in texts(service, "spec.clusterIPs").into_iter().skip(families.len()) {
-        families.extend(of_ip(ip).map(str::to_owned));
-    }
     let selectorless = headless && is_zero(get(service, "spec.selector"));
-    let policy = policy(service, families.len(), selectorless)?;
-    if !selectorless {
-        check(&families, &policy, pools)?;
+    let policy = policy(service, selectorless);
+    let mut families: Vec<String> = texts(service, "spec.ipFamilies").into_iter().map(str::to_owned).collect();
+    let mut errors = too_many(service, &policy);
+    errors.extend(infer(service, &mut families, pools));
+    if errors.is_empty() && !selectorless {
+        errors.extend(check(&families, &policy, pools));
+    }
+    if !errors.is_empty() {
+        return Err(errors);
     }
     complete(&mut families, &policy, pools, selectorless);
     if let Some(spec) = get_mut(service, "spec") {
@@ -73,12 +74,27 @@ pub(super) fn fill(service: &mut Value, old: Option<&Value>, pools: &Pools) -> R
     Ok(())
 }
 
+/// The families of addresses that the client gave without saying them.
+fn infer(service: &Value, families: &mut Vec<String>, pools: &Pools) -> Vec<Error> {
+    let (mut errors, configured) = (Vec::new(), configured(pools));
+    let ips = texts(service, "spec.clusterIPs");
+    for (i, ip) in ips.iter().enumerate().skip(families.len()) {
+        match of_ip(ip) {
+            Some(family) if configured.contains(&family) => families.push(family.to_owned()),
+            Some(family) => {
+                let why = format!("{family} is not configured on this cluster");
+                errors.push(Error::invalid(&Path::new("spec.clusterIPs").index(i), json!(ips), why));
+            }
+            None => {}
+        }
+    }
+    errors
+}
+
 /// An update that leaves a PreferDualStack Service alone never gives it a second family silently.
 fn prefers_as_before(new: &Value, old: &Value) -> bool {
-    let unchanged = ["ipFamilyPolicy", "ipFamilies", "clusterIPs"]
-        .iter()
-        .all(|key| same(get(new, &format!("spec.{key}")), get(old, &format!("spec.{key}"))));
-    text(new, "spec.ipFamilyPolicy") == PREFER && unchanged
+    let unchanged = |key: &&str| same(get(new, &format!("spec.{key}")), get(old, &format!("spec.{key}")));
+    text(new, "spec.ipFamilyPolicy") == PREFER && ["ipFamilyPolicy", "ipFamilies", "clusterIPs"].iter().all(unchanged)
 }
 
 /// A client that says nothing of families and policy leaves them as they are.
@@ -107,30 +123,37 @@ fn downgrade(new: &mut Value, old: &Value) {
     }
 }
 
-fn policy(service: &Value, families: usize, selectorless: bool) -> Result<String, Vec<Error>> {
-    let two = families > 1 || texts(service, "spec.clusterIPs").len() > 1;
+/// Two families are never a silent choice; only what has no addresses of the cluster's gets both by itself.
+fn policy(service: &Value, selectorless: bool) -> String {
     match text(service, "spec.ipFamilyPolicy") {
-        "" if two || selectorless => Ok(REQUIRE.to_owned()),
-        "" => Ok(SINGLE.to_owned()),
-        SINGLE if two => {
-            let why = "must be 'RequireDualStack' or 'PreferDualStack' when multiple cluster IPs are specified";
-            Err(vec![Error::invalid(&Path::new("spec.ipFamilyPolicy"), SINGLE, why)])
-        }
-        policy => Ok(policy.to_owned()),
+        "" if selectorless => REQUIRE.to_owned(),
+        "" => SINGLE.to_owned(),
+        policy => policy.to_owned(),
     }
 }
 
-fn check(families: &[String], policy: &str, pools: &Pools) -> Result<(), Vec<Error>> {
+fn too_many(service: &Value, policy: &str) -> Vec<Error> {
+    let lists = [("clusterIPs", "cluster IPs"), ("ipFamilies", "IP families")];
+    let two = lists.into_iter().filter(|(key, _)| texts(service, &format!("spec.{key}")).len() == 2);
+    let error = |(_, what)| {
+        let why = format!("must be 'RequireDualStack' or 'PreferDualStack' when multiple {what} are specified");
+        Error::invalid(&Path::new("spec.ipFamilyPolicy"), SINGLE, why)
+    };
+    two.filter(|_| policy == SINGLE).map(error).collect()
+}
+
+/// Dual stack where the cluster is not, and families that it has not.
+fn check(families: &[String], policy: &str, pools: &Pools) -> Vec<Error> {
     let configured = configured(pools);
-    let foreign = families.iter().enumerate().filter(|(_, f)| !configured.contains(&f.as_str()));
-    let path = Path::new("spec.ipFamilies");
-    let mut errors: Vec<Error> =
-        foreign.map(|(i, f)| Error::invalid(&path.index(i), f.as_str(), "not configured on this cluster")).collect();
+    let mut errors = Vec::new();
     if policy == REQUIRE && configured.len() < 2 {
         let why = "this cluster is not configured for dual-stack services";
         errors.push(Error::invalid(&Path::new("spec.ipFamilyPolicy"), policy, why));
     }
-    if errors.is_empty() { Ok(()) } else { Err(errors) }
+    let foreign = families.iter().enumerate().filter(|(_, f)| !configured.contains(&f.as_str()));
+    let path = Path::new("spec.ipFamilies");
+    errors.extend(foreign.map(|(i, f)| Error::invalid(&path.index(i), f.as_str(), "not configured on this cluster")));
+    errors
 }
 
 fn complete(families: &mut Vec<String>, policy: &str, pools: &Pools, selectorless: bool) {
@@ -141,7 +164,7 @@ fn complete(families: &mut Vec<String>, policy: &str, pools: &Pools, selectorles
     let second = families.first().map(|first| other(first));
     if let (Some(second), 1, true) = (second, families.len(), policy != SINGLE) {
         // A headless Service without a selector has no addresses of the cluster's: its families need no ranges.
-        if configured.contains(&second) || (selectorless && policy == REQUIRE) {
+        if configured.contains(&second) || selectorless {
             families.push(second.to_owned());
         }
     }

@@ -3,9 +3,12 @@
 //! Each range has a static band at its start, where clients may choose, and a dynamic one behind it, from which the server
 //! chooses; so the two seldom collide. When the dynamic band is full the server takes from the static one too.
 
+mod addresses;
 mod families;
 mod ports;
 mod range;
+mod ranges;
+pub mod repair;
 
 use std::net::IpAddr;
 
@@ -15,7 +18,9 @@ use skiff_api::field::{self, Path};
 use skiff_api::json::{get_mut, set, text, texts};
 use skiff_api::strategy::needs_cluster_ip;
 
+pub use addresses::{ip_address, is_managed, service_of};
 pub use range::{choose_ip, choose_port, first_ip, static_ips, static_ports};
+pub use ranges::{DEFAULT_RANGE, RANGE_FINALIZER, Ranges};
 
 /// What a cluster has to give.
 #[derive(Clone, Debug)]
@@ -93,7 +98,7 @@ pub fn fill(
     if needs_cluster_ip(service) && text(service, "spec.clusterIP") != "None" {
         errors.extend(addresses(service, &mine, pools, taken, random).err());
     }
-    errors.extend(ports::fill(service, &mine, pools, taken, random).err().unwrap_or_default());
+    errors.extend(ports::fill(service, old, &mine, pools, taken, random).err().unwrap_or_default());
     if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
 

@@ -50,6 +50,7 @@ impl Filling<'_> {
 
 pub(super) fn fill(
     service: &mut Value,
+    old: Option<&Value>,
     mine: &Claims,
     pools: &Pools,
     taken: &dyn Taken,
@@ -67,7 +68,7 @@ pub(super) fn fill(
         errors.extend(automatic(service, &mut filling, random));
     }
     if health && errors.is_empty() {
-        errors.extend(health_check(service, &mut filling, random));
+        errors.extend(moved_health_check(service, old).or_else(|| health_check(service, &mut filling, random)));
     }
     if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
@@ -97,6 +98,15 @@ fn automatic(service: &mut Value, filling: &mut Filling<'_>, random: &mut dyn Fn
         set(port, "nodePort", chosen);
     }
     None
+}
+
+/// The load balancer was told of the port: it stays while it is needed.
+fn moved_health_check(service: &Value, old: Option<&Value>) -> Option<Error> {
+    let before = old.filter(|old| needs_health_check_port(old)).map_or(0, |old| int(old, "spec.healthCheckNodePort"));
+    let asked = int(service, "spec.healthCheckNodePort");
+    let why = "cannot change healthCheckNodePort on loadBalancer service with externalTraffic=Local during update";
+    let path = Path::new("spec.healthCheckNodePort");
+    (before != 0 && asked != before).then(|| Error::Invalid(field::Error::invalid(&path, asked, why)))
 }
 
 fn health_check(service: &mut Value, filling: &mut Filling<'_>, random: &mut dyn FnMut() -> u64) -> Option<Error> {

@@ -144,7 +144,32 @@ fn families() {
     check(json!({"ipFamilyPolicy": "PreferDualStack"}), &both, Ok(("PreferDualStack", dual.clone(), 2)));
     check(json!({"ipFamilyPolicy": "RequireDualStack"}), &both, Ok(("RequireDualStack", dual.clone(), 2)));
     check(json!({"ipFamilies": ["IPv6"]}), &both, Ok(("SingleStack", json!(["IPv6"]), 1)));
-    check(json!({"ipFamilies": ["IPv6", "IPv4"]}), &both, Ok(("RequireDualStack", json!(["IPv6", "IPv4"]), 2)));
+    let two = |policy: &str| json!({"ipFamilies": ["IPv6", "IPv4"], "ipFamilyPolicy": policy});
+    check(two("RequireDualStack"), &both, Ok(("RequireDualStack", json!(["IPv6", "IPv4"]), 2)));
+    check(two("PreferDualStack"), &both, Ok(("PreferDualStack", json!(["IPv6", "IPv4"]), 2)));
+    let many = |what| {
+        format!(
+            "spec.ipFamilyPolicy: Invalid value: \"SingleStack\": must be 'RequireDualStack' or 'PreferDualStack' when multiple {what} are specified"
+        )
+    };
+    check(json!({"ipFamilies": ["IPv6", "IPv4"]}), &both, Err(&many("IP families")));
+    check(json!({"clusterIP": "10.96.0.8", "clusterIPs": ["10.96.0.8", "fd00::8"]}), &both, Err(&many("cluster IPs")));
+    check(
+        json!({"clusterIP": "10.96.0.8", "clusterIPs": ["10.96.0.8", "fd00::8"], "ipFamilyPolicy": "PreferDualStack"}),
+        &both,
+        Ok(("PreferDualStack", dual.clone(), 2)),
+    );
+    check(json!({"clusterIP": "fd00::8", "clusterIPs": ["fd00::8"]}), &both, Ok(("SingleStack", json!(["IPv6"]), 1)));
+    check(
+        json!({"clusterIP": "fd00::8", "clusterIPs": ["fd00::8"]}),
+        &four,
+        Err("spec.clusterIPs[0]: Invalid value: [\"fd00::8\"]: IPv6 is not configured on this cluster"),
+    );
+    check(
+        json!({"clusterIP": "None", "ipFamilyPolicy": "PreferDualStack"}),
+        &four,
+        Ok(("PreferDualStack", dual.clone(), 1)),
+    );
     check(json!({"clusterIP": "None", "selector": {"a": "b"}}), &four, Ok(("SingleStack", json!(["IPv4"]), 1)));
     check(json!({"clusterIP": "None"}), &four, Ok(("RequireDualStack", dual, 1)));
     check(
@@ -164,7 +189,7 @@ fn families() {
         &both,
         Err(
             "spec.ipFamilyPolicy: Invalid value: \"SingleStack\": must be 'RequireDualStack' or 'PreferDualStack' when \
-             multiple cluster IPs are specified",
+             multiple IP families are specified",
         ),
     );
 }
@@ -175,6 +200,9 @@ fn families_on_update() {
     let none = taken(&["10.96.0.9"], &[]);
     let one = json!({"clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9"], "ipFamilies": ["IPv4"], "ipFamilyPolicy": "PreferDualStack"});
     assert_eq!(run(one.clone(), Some(one.clone()), &both, &none).unwrap(), one, "no silent second family");
+    let plain = json!({"clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9"]});
+    let kept = run(plain, Some(one.clone()), &both, &none).unwrap();
+    assert_eq!(kept["clusterIPs"], json!(["10.96.0.9"]), "nor for a client that says nothing of families");
 
     let mut two = one.clone();
     two["ipFamilyPolicy"] = json!("RequireDualStack");
@@ -245,6 +273,15 @@ fn node_ports_on_update_and_for_load_balancers() {
     let got = run(local, None, &range, &used).unwrap();
     assert_ne!(got["healthCheckNodePort"], got["ports"][0]["nodePort"]);
     assert!(got["healthCheckNodePort"].as_u64().unwrap() >= 30086);
+    let mut moved = got.clone();
+    moved["healthCheckNodePort"] = json!(31999);
+    assert_eq!(
+        run(moved, Some(got), &range, &used).unwrap_err(),
+        [
+            "spec.healthCheckNodePort: Invalid value: 31999: cannot change healthCheckNodePort on loadBalancer service with \
+          externalTraffic=Local during update"
+        ]
+    );
 }
 
 #[test]

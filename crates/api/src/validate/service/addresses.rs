@@ -113,10 +113,23 @@ pub(super) fn update(new: &Value, old: &Value) -> Errors {
             errors.push(Error::invalid(&path.index(i), json!(now), "may not change once set"));
         }
     }
-    if now.len() == 1 && before.len() == 2 && text(new, "spec.ipFamilyPolicy") != "SingleStack" {
-        let policy = get(new, "spec.ipFamilyPolicy").cloned().unwrap_or_default();
-        let why = "must be 'SingleStack' to release the secondary cluster IP";
-        errors.push(Error::invalid(&spec().child("ipFamilyPolicy"), policy, why));
+    errors.extend(families_update(new, old));
+    let single = text(new, "spec.ipFamilyPolicy") == "SingleStack";
+    for (key, what) in [("clusterIPs", "cluster IP"), ("ipFamilies", "IP family")] {
+        let count = |service: &Value| texts(service, &format!("spec.{key}")).len();
+        if count(new) == 1 && count(old) == 2 && !single {
+            let policy = get(new, "spec.ipFamilyPolicy").cloned().unwrap_or_default();
+            let why = format!("must be 'SingleStack' to release the secondary {what}");
+            errors.push(Error::invalid(&spec().child("ipFamilyPolicy"), policy, why));
+        }
     }
     errors
+}
+
+/// Families go with the addresses: those that are said stay.
+fn families_update(new: &Value, old: &Value) -> Option<Error> {
+    let (now, before) = (texts(new, "spec.ipFamilies"), texts(old, "spec.ipFamilies"));
+    let changed = is_headless(new) == is_headless(old) && now.iter().zip(&before).any(|(now, before)| now != before);
+    let path = spec().child("ipFamilies").index(0);
+    changed.then(|| Error::invalid(&path, json!(now), "may not change once set"))
 }
