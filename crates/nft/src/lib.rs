@@ -4,6 +4,7 @@
 //! The room knows nothing of Kubernetes: it serves whoever keeps one table of its own and changes it while traffic flows.
 
 mod batch;
+pub mod conntrack;
 mod decode;
 mod diff;
 mod encode;

@@ -2,6 +2,7 @@
 
 pub mod agent;
 pub mod cgroup;
+pub mod hostports;
 pub mod image;
 pub mod network;
 pub mod pod;

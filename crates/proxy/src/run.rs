@@ -400,7 +400,7 @@ impl<K: Kernel> Proxy<K> {
     fn clean(&mut self, cleanup: &Cleanup) {
         let Some(conntrack) = self.conntrack.as_mut().filter(|_| !cleanup.is_empty()) else { return };
         let started = Instant::now();
-        match conntrack.clean(cleanup) {
+        match conntrack.clean(|flow| cleanup.condemns(flow)) {
             Ok(deleted) => {
                 let mut status = self.shared.lock();
                 status.metrics.conntrack.observe(started.elapsed());

@@ -325,7 +325,7 @@ fn udp_flows_leave_an_endpoint_that_is_gone() {
         let other = if first == LOCAL[0] { LOCAL[1] } else { LOCAL[0] };
         let dirty = snapshot.apply_slice(common::slice("echo", "echo-1", "UDP", 5353, &[&format!("{other}@a")]));
         let report = syncer.sync(&dirty, &snapshot).unwrap();
-        assert_eq!(conntrack.clean(&report.cleanup.unwrap()).unwrap(), 1);
+        assert_eq!(clean(&mut conntrack, &report.cleanup.unwrap()), 1);
         let (socket, second) = cluster.from(From::Outside, move || {
             let answer = ask(&socket);
             (socket, answer)
@@ -334,7 +334,7 @@ fn udp_flows_leave_an_endpoint_that_is_gone() {
 
         let dirty = snapshot.apply_slice(common::slice("echo", "echo-1", "UDP", 5353, &[]));
         let report = syncer.sync(&dirty, &snapshot).unwrap();
-        assert_eq!(conntrack.clean(&report.cleanup.unwrap()).unwrap(), 1);
+        assert_eq!(clean(&mut conntrack, &report.cleanup.unwrap()), 1);
         let refused = cluster.from(From::Outside, move || {
             let sent = socket.send(b"?").and_then(|_| socket.recv(&mut [0; 64]));
             sent.map_err(|e| e.kind())
@@ -348,4 +348,8 @@ fn ask(socket: &UdpSocket) -> String {
     socket.send(b"?").unwrap();
     let n = socket.recv(&mut buffer).unwrap();
     std::str::from_utf8(&buffer[..n]).unwrap().split(' ').next().unwrap().to_owned()
+}
+
+fn clean(conntrack: &mut Conntrack, cleanup: &skiff_proxy::conntrack::Cleanup) -> usize {
+    conntrack.clean(|flow| cleanup.condemns(flow)).unwrap()
 }

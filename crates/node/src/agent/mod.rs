@@ -19,6 +19,7 @@ use skiff_client::life::{Ready, Stop};
 use tracing::{info, warn};
 
 use crate::{
+    hostports::{HostPorts, Surroundings},
     image, network,
     network::Network,
     pod::{
@@ -103,7 +104,10 @@ pub async fn run(config: Config, client: kube::Client, ready: Ready, stop: Stop)
     let records = Records::open(config.run_dir.join("pods"))?;
     let left = records.load()?;
     let network = Network::open(config.run_dir.join("netns"), range, &pod::attachments(&left))?;
-    let ctx = context(config, client, network, records, &facts, &stop)?;
+    let around =
+        Surroundings { node: vec![config.node_ip, network.gateway()], services: config.dns.ip.into_iter().collect() };
+    let host_ports = Arc::new(HostPorts::open(pod::published(&left), around));
+    let ctx = context(config, client, (network, host_ports), records, &facts, &stop)?;
     let filler = ctx.network.clone();
     tokio::task::spawn_blocking(move || filler.fill().map_err(|e| warn!("{e}")));
     tokio::spawn(lease::run(ctx.clone(), facts, stop.clone()));
@@ -134,7 +138,7 @@ fn facts(config: &Config, port: u16) -> object::Facts {
 fn context(
     config: Config,
     client: kube::Client,
-    network: Network,
+    (network, host_ports): (Network, Arc<HostPorts>),
     records: Records,
     facts: &object::Facts,
     stop: &Stop,
@@ -156,6 +160,7 @@ fn context(
         runtime,
         images,
         network,
+        host_ports,
         records,
         recorder,
     }))

@@ -24,6 +24,8 @@ use rtnetlink::packet_route::{RouteNetlinkMessage, link::LinkAttribute};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
+use crate::hostports::HostPort;
+
 use self::{ipam::Ipam, namespace::Namespace, netlink::Netlink};
 
 pub const BRIDGE: &str = "skiff0";
@@ -53,6 +55,8 @@ pub struct Attachment {
     pub netns: PathBuf,
     /// The host's end of the veth pair.
     pub link: String,
+    #[serde(default)]
+    pub host_ports: Vec<HostPort>,
 }
 
 #[derive(Debug)]
@@ -150,7 +154,7 @@ impl Network {
             self.0.discard(&spare);
             return Err(e.into());
         }
-        Ok(Attachment { ip, netns: spare.namespace.path, link: spare.link })
+        Ok(Attachment { ip, netns: spare.namespace.path, link: spare.link, host_ports: vec![] })
     }
 
     /// Takes a pod off the network. Goes on over errors and reports the first.

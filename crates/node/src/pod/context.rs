@@ -10,7 +10,7 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::runtime::reflector::Store;
 
 use super::{events::Recorder, record::Records, state::PodState};
-use crate::{agent::Config, image::Images, network::Network, runtime::Runtime};
+use crate::{agent::Config, hostports::HostPorts, image::Images, network::Network, runtime::Runtime};
 
 pub struct Context {
     pub config: Config,
@@ -18,6 +18,7 @@ pub struct Context {
     pub runtime: Runtime,
     pub images: Images,
     pub network: Network,
+    pub host_ports: Arc<HostPorts>,
     pub services: Store<Service>,
     pub records: Records,
     pub recorder: Recorder,

@@ -19,7 +19,7 @@ pub mod tasks;
 mod worker;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -41,7 +41,7 @@ use self::{
     record::Record,
     worker::{Event, Seen},
 };
-use crate::{network::Attachment, runtime, volumes};
+use crate::{hostports::Published, network::Attachment, runtime, volumes};
 
 type Uid = String;
 
@@ -63,6 +63,16 @@ pub struct Manager {
 /// The attachments of pods that a former agent left running.
 pub fn attachments(records: &[Record]) -> Vec<(String, Attachment)> {
     records.iter().filter_map(|r| Some((r.uid.clone(), r.state.network.done()?.clone()?))).collect()
+}
+
+/// The node's ports that those pods have.
+pub fn published(records: &[Record]) -> BTreeMap<Uid, Published> {
+    let of = |r: &Record| {
+        let attachment = r.state.network.done()?.as_ref()?;
+        let pod = format!("{}/{}", r.namespace, r.name);
+        Some((r.uid.clone(), Published { pod, ip: attachment.ip, ports: attachment.host_ports.clone() }))
+    };
+    records.iter().filter_map(of).filter(|(_, p)| !p.ports.is_empty()).collect()
 }
 
 impl Manager {
@@ -160,6 +170,9 @@ impl Manager {
             }
         }
         for (uid, record) in std::mem::take(&mut self.records) {
+            if let Err(e) = self.ctx.host_ports.withdraw(&uid) {
+                warn!("{e}");
+            }
             if let Some(attachment) = record.state.network.done().cloned().flatten()
                 && let Err(e) = self.ctx.network.detach(&uid, &attachment)
             {

@@ -12,6 +12,7 @@ use super::{
     state::{PodState, Pulled},
 };
 use crate::{
+    hostports::{self, Published},
     image::{Auth, Image, PullError},
     network::Attachment,
     probes,
@@ -23,13 +24,30 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, String> + 
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(e.to_string()))
 }
 
-pub async fn attach(ctx: &Arc<Context>, uid: String) -> Result<Attachment, String> {
-    let network = ctx.network.clone();
-    let attached = blocking(move || network.attach(&uid).map_err(|e| e.to_string())).await;
+pub async fn attach(ctx: &Arc<Context>, pod: &Arc<Pod>) -> Result<Attachment, String> {
+    let (shared, pod) = (ctx.clone(), pod.clone());
+    let attached = blocking(move || connect(&shared, &pod)).await;
     let network = ctx.network.clone();
     // The next pod finds the pool filled again.
     tokio::task::spawn_blocking(move || network.fill().map_err(|e| tracing::warn!("{e}")));
     attached
+}
+
+/// The pod's namespace, then the node's ports that lead there: all or nothing.
+fn connect(ctx: &Context, pod: &Pod) -> Result<Attachment, String> {
+    let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+    let mut attachment = ctx.network.attach(uid).map_err(|e| e.to_string())?;
+    attachment.host_ports = hostports::wanted(pod, attachment.ip);
+    let name = format!("{}/{}", volumes::namespace(pod), pod.metadata.name.as_deref().unwrap_or_default());
+    let published = Published { pod: name, ip: attachment.ip, ports: attachment.host_ports.clone() };
+    match ctx.host_ports.publish(uid, published) {
+        Ok(()) => Ok(attachment),
+        Err(e) => {
+            // The reason is the port; a namespace that stays is swept by the next start.
+            let _ = ctx.network.detach(uid, &attachment);
+            Err(e.to_string())
+        }
+    }
 }
 
 pub async fn mount(ctx: &Context, pod: &Pod, tokens: &Tokens) -> Result<(), String> {
@@ -222,13 +240,14 @@ pub async fn tear_down(ctx: &Arc<Context>, pod: &Pod, state: &PodState, logs: bo
         let removed = ctx.runtime.remove(&container.spec.id).await.map_err(|e| e.to_string());
         first = first.and(removed);
     }
-    let (attachment, network) = (state.network.done().cloned().flatten(), ctx.network.clone());
+    let (attachment, shared) = (state.network.done().cloned().flatten(), ctx.clone());
     let (directory, log_dir) = (ctx.pod_dir(&uid), ctx.log_dir(pod));
     let rest = blocking(move || {
-        let detached = attachment.map_or(Ok(()), |a| network.detach(&uid, &a).map_err(|e| e.to_string()));
+        let withdrawn = shared.host_ports.withdraw(&uid).map_err(|e| e.to_string());
+        let detached = attachment.map_or(Ok(()), |a| shared.network.detach(&uid, &a).map_err(|e| e.to_string()));
         let removed = volumes::remove(&directory).map_err(|e| format!("cannot remove {}: {e}", directory.display()));
         let unlogged = if logs { remove_all(&log_dir) } else { Ok(()) };
-        detached.and(removed).and(unlogged)
+        withdrawn.and(detached).and(removed).and(unlogged)
     });
     let rest = rest.await;
     first.and(rest)

@@ -234,9 +234,9 @@ impl Worker {
             return;
         }
         self.state.network = Step::Busy;
-        let (ctx, uid, reports) = (self.ctx.clone(), self.uid(), self.reports.clone());
+        let (ctx, pod, reports) = (self.ctx.clone(), self.pod.clone(), self.reports.clone());
         self.tasks.spawn(async move {
-            let _ = reports.send(Event::Attached(tasks::attach(&ctx, uid).await.map(Some)));
+            let _ = reports.send(Event::Attached(tasks::attach(&ctx, &pod).await.map(Some)));
         });
     }
 
