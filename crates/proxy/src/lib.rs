@@ -15,3 +15,4 @@ mod surroundings;
 pub mod sync;
 
 pub use run::{Config, DetectLocal, Error, remove_tables, run};
+pub use surroundings::Surroundings;

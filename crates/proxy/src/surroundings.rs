@@ -17,7 +17,7 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 const LEAVING_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
 
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Surroundings {
+pub struct Surroundings {
     zone: Option<String>,
     pod_cidrs: Vec<IpNet>,
     /// The node is being deleted, or is marked for it by the autoscaler.
@@ -30,7 +30,7 @@ pub(crate) struct Surroundings {
 }
 
 impl Surroundings {
-    pub(crate) fn node(&mut self, event: &Event<Node>) {
+    pub fn node(&mut self, event: &Event<Node>) {
         let (Event::Apply(node) | Event::InitApply(node)) = event else { return };
         let spec = node.spec.as_ref();
         let tainted = spec.and_then(|s| s.taints.as_ref()).is_some_and(|t| t.iter().any(|t| t.key == LEAVING_TAINT));
@@ -43,7 +43,7 @@ impl Surroundings {
         self.pod_cidrs.dedup();
     }
 
-    pub(crate) fn service_cidr(&mut self, event: &Event<ServiceCIDR>) {
+    pub fn service_cidr(&mut self, event: &Event<ServiceCIDR>) {
         let name = |o: &ServiceCIDR| o.metadata.name.clone().unwrap_or_default();
         match event {
             Event::Init => self.listing.clear(),
@@ -58,7 +58,7 @@ impl Surroundings {
         }
     }
 
-    pub(crate) fn networks(&self, config: &Config) -> Networks {
+    pub fn networks(&self, config: &Config) -> Networks {
         let known: Vec<IpNet> = self.service_cidrs.iter().flat_map(|c| c.values().flatten()).copied().collect();
         let own_pods = config.detect_local == DetectLocal::NodeCidr && !self.pod_cidrs.is_empty();
         Networks {
@@ -68,7 +68,7 @@ impl Surroundings {
         }
     }
 
-    pub(crate) fn node_view(&self, config: &Config) -> NodeView {
+    pub fn node_view(&self, config: &Config) -> NodeView {
         NodeView {
             viewpoint: Viewpoint { node: config.node_name.as_str().into(), zone: self.zone.as_deref().map(Into::into) },
             addresses: self.node_port_addresses(config),

@@ -177,19 +177,7 @@ impl Place {
             upstreams,
             outside: Some(host.clone()),
         };
-        let proxy = skiff_proxy::Config {
-            node_name: self.name.clone(),
-            node_ips: vec![self.ip],
-            cluster_cidrs: vec![ranges.pods],
-            detect_local: skiff_proxy::DetectLocal::NodeCidr,
-            masquerade_all: false,
-            tcp_be_liberal: true,
-            service_cidrs: ranges.services,
-            node_port_addresses: vec![],
-            table: "skiff".into(),
-            healthz: Some((Ipv4Addr::UNSPECIFIED, HEALTHZ_PORT).into()),
-            metrics: Some((Ipv4Addr::LOCALHOST, METRICS_PORT).into()),
-        };
+        let proxy = proxy_config(&self.name, self.ip, &ranges);
         let agent = skiff_node::Config {
             node_name: self.name.clone(),
             node_ip: self.ip,
@@ -212,6 +200,23 @@ impl Place {
             shim: None,
         };
         Node { name: self.name, netns: PathBuf::new(), agent, proxy, dns }
+    }
+}
+
+/// What a node's proxy is told; `explain` makes the same rules anew by it.
+pub(crate) fn proxy_config(name: &str, ip: IpAddr, ranges: &Ranges) -> skiff_proxy::Config {
+    skiff_proxy::Config {
+        node_name: name.into(),
+        node_ips: vec![ip],
+        cluster_cidrs: vec![ranges.pods],
+        detect_local: skiff_proxy::DetectLocal::NodeCidr,
+        masquerade_all: false,
+        tcp_be_liberal: true,
+        service_cidrs: ranges.services.clone(),
+        node_port_addresses: vec![],
+        table: "skiff".into(),
+        healthz: Some((Ipv4Addr::UNSPECIFIED, HEALTHZ_PORT).into()),
+        metrics: Some((Ipv4Addr::LOCALHOST, METRICS_PORT).into()),
     }
 }
 

@@ -8,6 +8,7 @@ use std::{
 use k8s_openapi::api::{
     core::v1::{Event, Node, Pod, Service},
     discovery::v1::EndpointSlice,
+    networking::v1::ServiceCIDR,
 };
 use skiff_nft::trace::Outcome;
 use skiff_services::model::Protocol;
@@ -40,6 +41,7 @@ pub(crate) struct Cluster {
     pub(crate) pods: Vec<Pod>,
     pub(crate) nodes: Vec<Node>,
     pub(crate) events: Vec<Event>,
+    pub(crate) service_cidrs: Vec<ServiceCIDR>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -60,6 +60,7 @@ async fn objects(api: &Client) -> Result<Cluster> {
         pods: all(api).await?,
         nodes: all(api).await?,
         events: all(api).await?,
+        service_cidrs: all(api).await?,
     })
 }
 

@@ -3,13 +3,16 @@
 
 use std::{io, net::IpAddr};
 
+use kube::runtime::watcher::Event;
 use skiff_nft::{
     Data, Family, Kernel, Netlink, Ownership, Packed, State, Table, TableRef,
     trace::{Origin, Outcome, Packet, World, trace},
 };
-use skiff_proxy::ruleset::{Class, Networks, NodeView, Ruleset};
+use skiff_proxy::{
+    Surroundings,
+    ruleset::{Class, Ruleset},
+};
 use skiff_services::{
-    choice::Viewpoint,
     model::{Service, Slice},
     snapshot::Snapshot,
 };
@@ -21,7 +24,6 @@ use crate::explain::{
 };
 
 const TABLE: &str = "skiff";
-const ZONE: &str = "topology.kubernetes.io/zone";
 /// The proxy's map of frontends.
 const SERVICES: &str = "services";
 
@@ -35,11 +37,12 @@ pub(super) struct Rules {
 impl Rules {
     pub(super) fn of(node: &str, cluster: &Cluster, local: &Local) -> Self {
         let addresses = cluster.nodes.iter().find(|n| name(&n.metadata) == node).map_or_else(Vec::new, node_ips);
-        let mut all = addresses.clone();
+        let ip = addresses.first().copied().unwrap_or(local.config.host_ip().into());
+        let mut all = addresses;
         all.push(local.config.dns_ip().into());
         Rules {
             kernel: local.on_node(node, || async { dump().map_err(io::Error::other) }),
-            wanted: wanted(node, addresses, cluster, local),
+            wanted: wanted(node, ip, cluster, local),
             world: World { local: all, ..World::default() },
         }
     }
@@ -69,7 +72,7 @@ fn dump() -> Result<State, skiff_nft::Error> {
 }
 
 /// The same rules as the node's proxy makes, from what the API says now.
-fn wanted(node: &str, addresses: Vec<IpAddr>, cluster: &Cluster, local: &Local) -> State {
+fn wanted(node: &str, ip: IpAddr, cluster: &Cluster, local: &Local) -> State {
     let mut snapshot = Snapshot::default();
     cluster.services.iter().filter_map(Service::from_api).for_each(|s| {
         snapshot.apply_service(s);
@@ -77,15 +80,14 @@ fn wanted(node: &str, addresses: Vec<IpAddr>, cluster: &Cluster, local: &Local) 
     cluster.slices.iter().filter_map(Slice::from_api).for_each(|s| {
         snapshot.apply_slice(s);
     });
-    let labels = cluster.nodes.iter().find(|n| name(&n.metadata) == node).and_then(|n| n.metadata.labels.as_ref());
-    let zone = labels.and_then(|l| l.get(ZONE)).map(|z| z.as_str().into());
-    let view = NodeView { viewpoint: Viewpoint { node: node.into(), zone }, addresses };
-    let networks = Networks {
-        internal: vec![local.config.pod_cidr.into()],
-        service_cidrs: vec![local.config.service_cidr.into()],
-    };
-    let mut rules = Ruleset::new(TABLE, networks, view.clone());
-    rules.rebuild(view, &snapshot);
+    let mut around = Surroundings::default();
+    if let Some(node) = cluster.nodes.iter().find(|n| name(&n.metadata) == node) {
+        around.node(&Event::Apply(node.clone()));
+    }
+    cluster.service_cidrs.iter().for_each(|c| around.service_cidr(&Event::Apply(c.clone())));
+    let config = local.proxy_config(node, ip);
+    let mut rules = Ruleset::new(&config.table, around.networks(&config), around.node_view(&config));
+    rules.rebuild(around.node_view(&config), around.networks(&config), &snapshot);
     rules.tables()
 }
 

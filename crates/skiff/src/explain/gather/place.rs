@@ -1,12 +1,17 @@
 //! The cluster's places on this machine: where the network namespaces of its nodes and pods are.
 
-use std::{future::Future, io, path::PathBuf};
+use std::{future::Future, io, net::IpAddr, path::PathBuf};
 
 use k8s_openapi::api::core::v1::Pod;
 use skiff_node::pod::record::Record;
 
 use crate::{
-    cluster::{config::Config, network::netns, paths::Paths},
+    cluster::{
+        config::Config,
+        network::netns,
+        node::{Ranges, proxy_config},
+        paths::Paths,
+    },
     explain::{
         evidence::{Client, Cluster, Kind, Seen},
         objects::{host_network, name, namespace, node_of},
@@ -19,6 +24,13 @@ pub(crate) struct Local {
 }
 
 impl Local {
+    /// What the proxy of the node is told.
+    pub(super) fn proxy_config(&self, node: &str, ip: IpAddr) -> skiff_proxy::Config {
+        let config = &self.config;
+        let ranges = Ranges { pods: config.pod_cidr.into(), services: vec![config.service_cidr.into()] };
+        proxy_config(node, ip, &ranges)
+    }
+
     /// Runs `work` in the network namespace of the node.
     pub(super) fn on_node<T, F, R>(&self, node: &str, work: F) -> Seen<T>
     where
