@@ -1,35 +1,59 @@
-//! What kube-proxy's dashboards read: the same names. Both families are synced by one transaction, so both labels carry
-//! the same figures.
+//! What kube-proxy's dashboards read: the same names, labels, texts and buckets. Both families are synced by one
+//! transaction, so both values of `ip_family` carry the same figures.
+
+mod process;
 
 use std::{fmt::Write, time::Duration};
 
 const FAMILIES: [&str; 2] = ["IPv4", "IPv6"];
-const BUCKETS: usize = 15;
 
-/// Buckets from one millisecond on, each twice the one before: kube-proxy's.
-#[derive(Clone, Debug, Default)]
+/// Buckets of the time that work takes: from one millisecond on, each twice the one before.
+const WORK: [f64; 15] =
+    [0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 0.512, 1.024, 2.048, 4.096, 8.192, 16.384];
+
+/// Buckets of the time from a change to the rules that follow it: the reference's, which are fine up to a minute.
+const PROGRAMMING: [f64; 80] = programming_buckets();
+
+const fn programming_buckets() -> [f64; 80] {
+    let mut bounds = [0.0; 80];
+    (bounds[0], bounds[1]) = (0.25, 0.5);
+    let mut i = 2;
+    while i < 80 {
+        bounds[i] = match i {
+            2..=60 => (i - 1) as f64,
+            61..=72 => 60.0 + 5.0 * (i - 60) as f64,
+            _ => 120.0 + 30.0 * (i - 72) as f64,
+        };
+        i += 1;
+    }
+    bounds
+}
+
+#[derive(Clone, Debug)]
 pub struct Histogram {
-    counts: [u64; BUCKETS],
+    bounds: &'static [f64],
+    /// By bucket, each counted once.
+    counts: Vec<u64>,
     count: u64,
     sum: f64,
 }
 
 impl Histogram {
+    fn new(bounds: &'static [f64]) -> Self {
+        Histogram { bounds, counts: vec![0; bounds.len()], count: 0, sum: 0.0 }
+    }
+
     pub fn observe(&mut self, took: Duration) {
         let seconds = took.as_secs_f64();
         self.count += 1;
         self.sum += seconds;
-        for (i, count) in self.counts.iter_mut().enumerate() {
-            *count += u64::from(seconds <= bound(i));
+        if let Some(count) = self.bounds.iter().position(|b| seconds <= *b).and_then(|i| self.counts.get_mut(i)) {
+            *count += 1;
         }
     }
 }
 
-fn bound(i: usize) -> f64 {
-    0.001 * f64::from(1u32 << i)
-}
-
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Metrics {
     pub sync: Histogram,
     pub sync_full: Histogram,
@@ -53,72 +77,198 @@ pub struct Metrics {
     pub livez: [u64; 2],
 }
 
+impl Default for Metrics {
+    fn default() -> Self {
+        let work = || Histogram::new(&WORK);
+        Metrics {
+            sync: work(),
+            sync_full: work(),
+            sync_partial: work(),
+            network_programming: Histogram::new(&PROGRAMMING),
+            conntrack: work(),
+            conntrack_deleted: 0,
+            last_sync: 0.0,
+            last_queued: 0.0,
+            last_news: 0.0,
+            service_changes: 0,
+            endpoint_changes: 0,
+            service_pending: 0,
+            endpoint_pending: 0,
+            sync_failures: 0,
+            repairs: 0,
+            no_local_internal: 0,
+            no_local_external: 0,
+            healthz: [0; 2],
+            livez: [0; 2],
+        }
+    }
+}
+
+/// Which label a number is told under.
+enum Label {
+    None,
+    Family,
+}
+
+type Number = (&'static str, &'static str, &'static str, Label, f64);
+
 impl Metrics {
     /// The text format of Prometheus.
     pub fn render(&self) -> String {
         let mut out = String::new();
-        let histograms = [
-            ("sync_proxy_rules_duration_seconds", &self.sync),
-            ("sync_full_proxy_rules_duration_seconds", &self.sync_full),
-            ("sync_partial_proxy_rules_duration_seconds", &self.sync_partial),
-            ("network_programming_duration_seconds", &self.network_programming),
-            ("conntrack_reconciler_sync_duration_seconds", &self.conntrack),
-        ];
-        for (name, h) in histograms {
-            histogram(&mut out, name, h);
+        for (name, help, h) in self.histograms() {
+            histogram(&mut out, name, help, h);
         }
-        let numbers = [
-            ("sync_proxy_rules_last_timestamp_seconds", "gauge", self.last_sync),
-            ("sync_proxy_rules_last_queued_timestamp_seconds", "gauge", self.last_queued),
-            ("skiff_last_news_timestamp_seconds", "gauge", self.last_news),
-            ("sync_proxy_rules_service_changes_total", "counter", self.service_changes as f64),
-            ("sync_proxy_rules_endpoint_changes_total", "counter", self.endpoint_changes as f64),
-            ("sync_proxy_rules_service_changes_pending", "gauge", self.service_pending as f64),
-            ("sync_proxy_rules_endpoint_changes_pending", "gauge", self.endpoint_pending as f64),
-            ("sync_proxy_rules_nftables_sync_failures_total", "counter", self.sync_failures as f64),
-            ("conntrack_reconciler_deleted_entries_total", "counter", self.conntrack_deleted as f64),
-            ("skiff_foreign_change_repairs_total", "counter", self.repairs as f64),
-        ];
-        for (name, kind, value) in numbers {
-            header(&mut out, name, kind);
-            for family in FAMILIES {
-                let _ = writeln!(out, "kubeproxy_{name}{{ip_family=\"{family}\"}} {value}");
+        for (name, kind, help, label, value) in self.numbers() {
+            header(&mut out, name, kind, help);
+            match label {
+                Label::None => line(&mut out, name, "", value),
+                Label::Family => FAMILIES.iter().for_each(|f| line(&mut out, name, &family(f), value)),
             }
         }
         self.labelled(&mut out);
+        process::render(&mut out);
         out
     }
 
+    fn histograms(&self) -> [(&'static str, &'static str, &Histogram); 5] {
+        [
+            ("kubeproxy_sync_proxy_rules_duration_seconds", "SyncProxyRules latency in seconds", &self.sync),
+            (
+                "kubeproxy_sync_full_proxy_rules_duration_seconds",
+                "SyncProxyRules latency in seconds for full resyncs",
+                &self.sync_full,
+            ),
+            (
+                "kubeproxy_sync_partial_proxy_rules_duration_seconds",
+                "SyncProxyRules latency in seconds for partial resyncs",
+                &self.sync_partial,
+            ),
+            (
+                "kubeproxy_network_programming_duration_seconds",
+                "In Cluster Network Programming Latency in seconds",
+                &self.network_programming,
+            ),
+            (
+                "kubeproxy_conntrack_reconciler_sync_duration_seconds",
+                "ReconcileConntrackFlowsLatency latency in seconds",
+                &self.conntrack,
+            ),
+        ]
+    }
+
+    #[rustfmt::skip] // A table: one line for each number.
+    fn numbers(&self) -> [Number; 10] {
+        use Label::{Family, None};
+        [
+            ("kubeproxy_sync_proxy_rules_last_timestamp_seconds", "gauge", "The last time proxy rules were successfully synced", Family, self.last_sync),
+            ("kubeproxy_sync_proxy_rules_last_queued_timestamp_seconds", "gauge", "The last time a sync of proxy rules was queued", Family, self.last_queued),
+            ("kubeproxy_sync_proxy_rules_nftables_sync_failures_total", "counter", "Cumulative proxy nftables sync failures", Family, self.sync_failures as f64),
+            ("kubeproxy_conntrack_reconciler_deleted_entries_total", "counter", "Cumulative conntrack flows deleted by conntrack reconciler", Family, self.conntrack_deleted as f64),
+            ("kubeproxy_sync_proxy_rules_service_changes_total", "counter", "Cumulative proxy rules Service changes", None, self.service_changes as f64),
+            ("kubeproxy_sync_proxy_rules_service_changes_pending", "gauge", "Pending proxy rules Service changes", None, self.service_pending as f64),
+            ("kubeproxy_sync_proxy_rules_endpoint_changes_total", "counter", "Cumulative proxy rules Endpoint changes", None, self.endpoint_changes as f64),
+            ("kubeproxy_sync_proxy_rules_endpoint_changes_pending", "gauge", "Pending proxy rules Endpoint changes", None, self.endpoint_pending as f64),
+            ("skiff_proxy_foreign_change_repairs_total", "counter", "How often another program's change of the rules was undone", None, self.repairs as f64),
+            ("skiff_proxy_last_news_timestamp_seconds", "gauge", "When the API server was last heard of", None, self.last_news),
+        ]
+    }
+
     fn labelled(&self, out: &mut String) {
-        header(out, "sync_proxy_rules_no_local_endpoints_total", "gauge");
+        let name = "kubeproxy_sync_proxy_rules_no_local_endpoints_total";
+        header(out, name, "gauge", "Number of services with a Local traffic policy and no endpoints");
         for (policy, n) in [("internal", self.no_local_internal), ("external", self.no_local_external)] {
-            for family in FAMILIES {
-                let labels = format!("ip_family=\"{family}\",traffic_policy=\"{policy}\"");
-                let _ = writeln!(out, "kubeproxy_sync_proxy_rules_no_local_endpoints_total{{{labels}}} {n}");
+            for ip_family in FAMILIES {
+                let labels = format!("{},traffic_policy=\"{policy}\"", family(ip_family));
+                line(out, name, &labels, n as f64);
             }
         }
-        for (name, counts) in [("proxy_healthz_total", self.healthz), ("proxy_livez_total", self.livez)] {
-            header(out, name, "counter");
+        for (name, help, counts) in [
+            ("kubeproxy_proxy_healthz_total", "Cumulative proxy healthz HTTP status", self.healthz),
+            ("kubeproxy_proxy_livez_total", "Cumulative proxy livez HTTP status", self.livez),
+        ] {
+            header(out, name, "counter", help);
             for (code, n) in ["200", "503"].iter().zip(counts) {
-                let _ = writeln!(out, "kubeproxy_{name}{{code=\"{code}\"}} {n}");
+                line(out, name, &format!("code=\"{code}\""), n as f64);
             }
         }
     }
 }
 
-fn header(out: &mut String, name: &str, kind: &str) {
-    let _ = writeln!(out, "# TYPE kubeproxy_{name} {kind}");
+fn family(name: &str) -> String {
+    format!("ip_family=\"{name}\"")
 }
 
-fn histogram(out: &mut String, name: &str, h: &Histogram) {
-    header(out, name, "histogram");
-    for family in FAMILIES {
-        let label = format!("ip_family=\"{family}\"");
-        for (i, count) in h.counts.iter().enumerate() {
-            let _ = writeln!(out, "kubeproxy_{name}_bucket{{{label},le=\"{}\"}} {count}", bound(i));
+fn header(out: &mut String, name: &str, kind: &str, help: &str) {
+    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+}
+
+fn line(out: &mut String, name: &str, labels: &str, value: f64) {
+    let _ = match labels {
+        "" => writeln!(out, "{name} {value}"),
+        labels => writeln!(out, "{name}{{{labels}}} {value}"),
+    };
+}
+
+fn histogram(out: &mut String, name: &str, help: &str, h: &Histogram) {
+    header(out, name, "histogram", help);
+    for ip_family in FAMILIES {
+        let label = family(ip_family);
+        let mut below = 0;
+        for (bound, count) in h.bounds.iter().zip(&h.counts) {
+            below += count;
+            line(out, &format!("{name}_bucket"), &format!("{label},le=\"{bound}\""), below as f64);
         }
-        let _ = writeln!(out, "kubeproxy_{name}_bucket{{{label},le=\"+Inf\"}} {}", h.count);
-        let _ = writeln!(out, "kubeproxy_{name}_sum{{{label}}} {}", h.sum);
-        let _ = writeln!(out, "kubeproxy_{name}_count{{{label}}} {}", h.count);
+        line(out, &format!("{name}_bucket"), &format!("{label},le=\"+Inf\""), h.count as f64);
+        line(out, &format!("{name}_sum"), &label, h.sum);
+        line(out, &format!("{name}_count"), &label, h.count as f64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn buckets_are_the_references() {
+        assert!(WORK.windows(2).all(|w| w[1] == 2.0 * w[0]));
+        assert!(PROGRAMMING.windows(2).all(|w| w[0] < w[1]));
+        for bound in [0.25, 0.5, 1.0, 59.0, 60.0, 65.0, 115.0, 120.0, 150.0, 330.0] {
+            assert!(PROGRAMMING.contains(&bound), "{bound}");
+        }
+    }
+
+    #[test]
+    fn a_histogram_counts_what_is_below() {
+        let mut metrics = Metrics::default();
+        for ms in [1, 3, 3, 60_000] {
+            metrics.sync.observe(Duration::from_millis(ms));
+        }
+        let text = metrics.render();
+        let bucket = |le: &str| {
+            let name = format!("kubeproxy_sync_proxy_rules_duration_seconds_bucket{{ip_family=\"IPv4\",le=\"{le}\"}} ");
+            text.lines().find_map(|l| l.strip_prefix(&name)).map(str::to_owned)
+        };
+        let counts = ["0.001", "0.002", "0.004", "16.384", "+Inf"].map(|le| bucket(le).unwrap());
+        assert_eq!(counts, ["1", "1", "3", "3", "4"]);
+    }
+
+    #[test]
+    fn is_well_formed() {
+        let text = Metrics::default().render();
+        let mut families = HashSet::new();
+        let mut series = HashSet::new();
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                assert!(families.insert(rest.split(' ').next().unwrap()), "twice: {line}");
+            } else if !line.starts_with("# HELP ") {
+                let (name, value) = line.rsplit_once(' ').unwrap();
+                assert!(value.parse::<f64>().is_ok(), "{line}");
+                assert!(series.insert(name), "twice: {line}");
+            }
+        }
+        assert!(families.contains("process_resident_memory_bytes"));
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::{Args, Parser, Subcommand};
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 
 const LONG: &str = "\
 Kubernetes Services in one small binary: a complete cluster on this machine in about a second.
@@ -94,6 +94,10 @@ pub(crate) enum Command {
     Server(Server),
     /// Run a node of a cluster whose API server is elsewhere
     Agent(Agent),
+    /// Run the service proxy alone, in kube-proxy's place on a node of any Kubernetes cluster
+    ///
+    /// Flags are named as kube-proxy's where they mean the same. See deploy/skiff-proxy.yaml for a DaemonSet.
+    Proxy(Proxy),
     /// Print the version
     Version,
 }
@@ -256,6 +260,104 @@ pub(crate) struct Agent {
     /// [default: the resolvers of the host's /etc/resolv.conf]
     #[arg(long, value_name = "IP[:PORT]", value_parser = resolver)]
     pub(crate) dns_upstream: Vec<SocketAddr>,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Proxy {
+    /// How to reach the API server [default: as the service account of this pod]
+    #[arg(long)]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// The name of this machine's Node object [default: the host's name]
+    #[arg(long, visible_alias = "node-name", env = "NODE_NAME")]
+    pub(crate) hostname_override: Option<String>,
+    /// This node's address, if not those of its Node object
+    #[arg(long)]
+    pub(crate) bind_address: Option<IpAddr>,
+    /// Where pods' addresses come from (one for each family, separated by a comma): other clients of ClusterIPs are
+    /// masqueraded
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) cluster_cidr: Vec<IpNet>,
+    /// How this node's own pods are told from other clients
+    #[arg(long, value_enum, default_value = "ClusterCIDR", ignore_case = true)]
+    pub(crate) detect_local_mode: DetectLocalMode,
+    /// Where ClusterIPs come from, in clusters without ServiceCIDR objects: connections to unused ones are refused
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) service_cluster_ip_range: Vec<IpNet>,
+    /// Serve NodePorts on this machine's addresses in these networks, or on the Node's own ones (primary) [default: primary]
+    #[arg(long, value_delimiter = ',', value_parser = node_port_network)]
+    pub(crate) nodeport_addresses: Vec<NodePortNetwork>,
+    /// Masquerade every client of a ClusterIP
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub(crate) masquerade_all: bool,
+    /// Let conntrack accept TCP packets out of their window
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub(crate) conntrack_tcp_be_liberal: bool,
+    /// Where /healthz and /livez are served; empty: nowhere
+    #[arg(long, default_value = "0.0.0.0:10256", value_parser = bind_address)]
+    pub(crate) healthz_bind_address: Bind,
+    /// Where /metrics and /proxyMode are served; empty: nowhere
+    #[arg(long, default_value = "127.0.0.1:10249", value_parser = bind_address)]
+    pub(crate) metrics_bind_address: Bind,
+    /// Only nftables
+    #[arg(long, value_enum, default_value_t = ProxyMode::Nftables)]
+    pub(crate) proxy_mode: ProxyMode,
+    /// Remove the rules of a proxy that will not come back, and end
+    #[arg(long)]
+    pub(crate) cleanup: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum DetectLocalMode {
+    /// Clients of --cluster-cidr
+    #[value(name = "ClusterCIDR")]
+    ClusterCidr,
+    /// Clients of the Node object's podCIDRs
+    #[value(name = "NodeCIDR")]
+    NodeCidr,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum ProxyMode {
+    Nftables,
+    #[value(hide = true)]
+    Iptables,
+    #[value(hide = true)]
+    Ipvs,
+}
+
+impl std::fmt::Display for ProxyMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            ProxyMode::Nftables => "nftables",
+            ProxyMode::Iptables => "iptables",
+            ProxyMode::Ipvs => "ipvs",
+        })
+    }
+}
+
+/// Where to listen, if at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bind(pub(crate) Option<SocketAddr>);
+
+fn bind_address(text: &str) -> Result<Bind, String> {
+    match text {
+        "" => Ok(Bind(None)),
+        text => text.parse().map(|at| Bind(Some(at))).map_err(|_| format!("{text:?} is not IP:PORT")),
+    }
+}
+
+/// A network, or the word for the node's own addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NodePortNetwork(pub(crate) Option<IpNet>);
+
+fn node_port_network(text: &str) -> Result<NodePortNetwork, String> {
+    match text {
+        "primary" => Ok(NodePortNetwork(None)),
+        text => text
+            .parse()
+            .map(|net| NodePortNetwork(Some(net)))
+            .map_err(|_| format!("{text:?} is neither a network such as 192.0.2.0/24 nor `primary`")),
+    }
 }
 
 #[cfg(test)]

@@ -49,7 +49,7 @@ async fn live(args: &Agent) -> Result<()> {
     let ranges = Ranges { pods: args.cluster_cidr.into(), services: vec![] };
     let node = place.node(directories, ranges, tls, Handle::current());
     let stop = Stop::new();
-    end_on_signals(stop.clone())?;
+    end_on_signals(&stop)?;
     let ready = [readiness().0, readiness().0, readiness().0];
     let clients = NodeClients { agent: client.clone(), proxy: client.clone(), dns: client };
     run_node(node, clients, ready, stop).await;
@@ -64,7 +64,7 @@ fn way_out(args: &Agent, ip: IpAddr) -> Option<WayOut> {
     opened.inspect_err(|error| tracing::warn!("pods cannot reach beyond this node: {error}")).ok()
 }
 
-fn end_on_signals(stop: Stop) -> Result<()> {
+pub(crate) fn end_on_signals(stop: &Stop) -> Result<()> {
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
         let mut signals = tokio::signal::unix::signal(kind)?;
         let stop = stop.clone();
@@ -106,7 +106,7 @@ fn own_address(server: &http::Uri) -> Result<IpAddr> {
     Ok(ip)
 }
 
-fn host_name() -> Result<String> {
+pub(crate) fn host_name() -> Result<String> {
     let name = rustix::system::uname().nodename().to_string_lossy().to_lowercase();
     Ok(name)
 }

@@ -4,6 +4,7 @@ mod down;
 mod image;
 mod node_access;
 pub(crate) mod preflight;
+mod proxy;
 mod status;
 mod up;
 
@@ -45,6 +46,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         }
         Command::Agent(args) => crate::cluster::agent::run(&args),
         Command::Explain(args) => Ok(crate::explain::run(&args)),
+        Command::Proxy(args) => proxy::run(&args),
         Command::Version => version(),
     }
 }

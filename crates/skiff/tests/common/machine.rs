@@ -59,12 +59,19 @@ impl Machine {
 
     /// Runs `work` on a thread in the machine's network.
     pub(crate) fn inside<T: Send, F: Future<Output = T>>(&self, work: impl FnOnce() -> F + Send) -> T {
+        self.on_thread(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("a runtime").block_on(work())
+        })
+    }
+
+    /// The same without a runtime: sockets, threads and processes that it makes are in the machine's network.
+    pub(crate) fn on_thread<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         let net = File::open(format!("/proc/{}/ns/net", self.pid)).expect("the machine's network");
         thread::scope(|scope| {
             let thread = scope.spawn(|| {
                 setns(net.as_fd(), CloneFlags::CLONE_NEWNET).expect("enter the machine's network");
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-                runtime.expect("a runtime").block_on(work())
+                work()
             });
             thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
