@@ -62,7 +62,7 @@ pub(crate) fn stored<'a>(res: &Resource, object: &'a Value) -> Cow<'a, Value> {
     Cow::Owned(object)
 }
 
-fn swap<'a>(key: &'a str, mut pairs: impl Iterator<Item = (&'static str, &'static str)>) -> &'a str {
+fn swap(key: &str, mut pairs: impl Iterator<Item = (&'static str, &'static str)>) -> &str {
     pairs.find(|(from, _)| *from == key).map_or(key, |(_, to)| to)
 }
 

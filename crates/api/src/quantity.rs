@@ -36,6 +36,20 @@ pub fn millis(text: &str) -> Option<i128> {
     Some(if negative { -value } else { value })
 }
 
+/// Thousandths as Kubernetes writes them: with binary suffixes where they fit, where `binary` says so.
+pub fn show(millis: i128, binary: bool) -> String {
+    if millis % 1000 != 0 {
+        return format!("{millis}m");
+    }
+    let whole = millis / 1000;
+    let suffixes = [("Ei", 60), ("Pi", 50), ("Ti", 40), ("Gi", 30), ("Mi", 20), ("Ki", 10)];
+    let fits = suffixes.iter().find(|(_, shift)| binary && whole != 0 && whole % (1i128 << shift) == 0);
+    match fits {
+        Some((suffix, shift)) => format!("{}{suffix}", whole >> shift),
+        None => whole.to_string(),
+    }
+}
+
 /// number * base^exponent * 10^tens, rounded up.
 fn scaled(number: i128, base: u32, exponent: i32, tens: i32) -> i128 {
     let tens = if base == 10 { tens.saturating_add(exponent) } else { tens };
@@ -88,6 +102,15 @@ mod tests {
         check("m", None);
         check("1.2.3", None);
         check("1e", None);
+        for (millis, binary, text) in [
+            (500, false, "500m"),
+            (2000, false, "2"),
+            (0, true, "0"),
+            (1_610_612_736_000, true, "1536Mi"),
+            (1_610_612_736_000, false, "1610612736"),
+        ] {
+            assert_eq!(show(millis, binary), text);
+        }
         assert!(valid("99999999999999999999999999999999999999999e2000000000"));
         assert!(millis("99999999999999999999999999999999999999999e2000000000").is_some());
     }

@@ -26,6 +26,7 @@ pub(crate) struct Call {
     pub query: Query,
     pub method: Method,
     /// As sent, for passing on.
+    pub raw_path: String,
     pub raw_query: String,
     pub headers: HeaderMap,
     /// The connection itself, when the client asked to speak another protocol on it.
@@ -67,6 +68,7 @@ impl Call {
             verb: Verb::Update,
             query: Query::parse("fieldManager=kube-apiserver"),
             method: Method::PUT,
+            raw_path: String::new(),
             raw_query: String::new(),
             headers: HeaderMap::new(),
             upgrade: Mutex::new(None),

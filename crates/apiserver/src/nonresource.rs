@@ -12,7 +12,8 @@ use skiff_api::{discovery, openapi};
 use skiff_store::Rev;
 
 use crate::encode::{json_response, parameter, respond};
-use crate::{Body, Result, Server};
+use crate::metrics::Page;
+use crate::{Body, Result, Server, health};
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
@@ -30,8 +31,10 @@ fn answer(server: &Server, parts: &Parts, identity: &Identity, path: &str, store
     }
     let steps: Vec<&str> = path.trim_matches('/').split('/').collect();
     match steps.as_slice() {
-        ["healthz" | "livez" | "readyz", rest @ ..] => health(parts, steps[0], rest, store.map(drop)),
-        ["metrics"] => Ok(respond(StatusCode::OK, "text/plain; version=0.0.4", metrics(store.unwrap_or_default()))),
+        ["healthz" | "livez" | "readyz", rest @ ..] => health::answer(server, parts, steps[0], rest, store.map(drop)),
+        ["metrics"] => {
+            Ok(respond(StatusCode::OK, "text/plain; version=0.0.4", metrics(server, store.unwrap_or_default())))
+        }
         ["openapi", "v2"] if accepts(parts, openapi::V2_PROTOBUF) => {
             let kind = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
             Ok(respond(StatusCode::OK, kind, openapi::v2_protobuf()))
@@ -126,46 +129,13 @@ pub(crate) fn version() -> Value {
     })
 }
 
-/// `ok`, or every check on a line of its own with `?verbose`; a check may be asked for alone or left out.
-fn health(parts: &Parts, what: &str, only: &[&str], store: Result<(), skiff_store::Error>) -> Result<Response<Body>> {
-    let query = crate::query::Query::parse(parts.uri.query().unwrap_or_default());
-    let left_out: Vec<&str> = query.pairs().iter().filter(|(k, _)| k == "exclude").map(|(_, v)| v.as_str()).collect();
-    let checks = [("ping", Ok(())), ("store", store)];
-    let mut lines = String::new();
-    let mut failed = false;
-    let mut met = false;
-    for (name, result) in &checks {
-        if !only.is_empty() && only != [*name] {
-            continue;
-        }
-        met = true;
-        match result {
-            _ if left_out.contains(name) => lines += &format!("[+]{name} excluded: ok\n"),
-            Ok(()) => lines += &format!("[+]{name} ok\n"),
-            Err(e) => {
-                failed = true;
-                lines += &format!("[-]{name} failed: {e}\n");
-            }
-        }
-    }
-    match () {
-        () if !met => Err(Status::no_such_resource()),
-        () if failed => Ok(respond(
-            StatusCode::INTERNAL_SERVER_ERROR,
-            "text/plain; charset=utf-8",
-            format!("{lines}{what} check failed\n"),
-        )),
-        () if query.has("verbose") => {
-            Ok(respond(StatusCode::OK, "text/plain; charset=utf-8", format!("{lines}{what} check passed\n")))
-        }
-        () => Ok(respond(StatusCode::OK, "text/plain; charset=utf-8", "ok")),
-    }
-}
-
-fn metrics(rev: Rev) -> String {
-    format!(
-        "# HELP skiff_store_revision The newest revision of the store.\n# TYPE skiff_store_revision gauge\nskiff_store_revision {rev}\n\
-         # HELP kubernetes_build_info A metric with a constant '1' value.\n# TYPE kubernetes_build_info gauge\n\
-         kubernetes_build_info{{git_version=\"v1.36.0+skiff\",major=\"1\",minor=\"36\"}} 1\n"
-    )
+fn metrics(server: &Server, rev: Rev) -> String {
+    let mut page = Page::default();
+    page.head("kubernetes_build_info", "gauge", "A metric with a constant '1' value.");
+    page.line(format_args!("kubernetes_build_info{{git_version=\"v1.36.0+skiff\",major=\"1\",minor=\"36\"}} 1"));
+    page.gauge("skiff_store_revision", "The newest revision of the store.", rev);
+    server.metrics.write(&mut page);
+    server.services.write_metrics(&mut page);
+    crate::metrics::process(&mut page);
+    page.text()
 }

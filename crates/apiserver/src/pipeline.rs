@@ -21,7 +21,9 @@ use tokio_util::sync::CancellationToken;
 use crate::access::Access;
 use crate::call::{Call, Upgrade};
 use crate::encode::{self, Accept, Reply};
+use crate::metrics::{self, Metrics};
 use crate::query::Query;
+use crate::quotas::Quotas;
 use crate::route::{self, Route, Target, Verb};
 use crate::services::{self, Services};
 use crate::storage::Storage;
@@ -38,6 +40,8 @@ pub struct Server {
     pub(crate) hubs: Hubs,
     pub(crate) services: Services,
     pub(crate) access: Access,
+    pub(crate) metrics: Metrics,
+    pub(crate) quotas: Quotas,
     /// The OpenAPI documents that were asked for, as sent.
     pub(crate) documents: Mutex<HashMap<String, Bytes>>,
     /// Ends watches and joined connections.
@@ -58,6 +62,7 @@ impl Server {
         let storage = Storage(store);
         let services = Services::load(&config, &storage).await?;
         let access = Access::load(&config, &storage).await?;
+        let quotas = Quotas::load(&storage).await?;
         let hubs = Hubs::new(storage.clone());
         let server = Arc::new(Server {
             config,
@@ -65,12 +70,15 @@ impl Server {
             hubs,
             services,
             access,
+            metrics: Metrics::default(),
+            quotas,
             documents: Mutex::default(),
             stopping: CancellationToken::new(),
             life: CancellationToken::new(),
         });
         kubernetes::bootstrap(&server).await?;
         kubernetes::reconcile(&server).await?;
+        services::look(&server).await;
         tokio::spawn(services::keep(Arc::downgrade(&server), server.life.child_token()));
         Ok(server)
     }
@@ -120,18 +128,13 @@ impl Server {
         target: Target,
     ) -> Result<Response<Body>> {
         let call = self.call(parts, identity, target)?;
-        self.access.authorize(&call)?;
-        let endless = call.verb == Verb::Watch || call.connects();
-        let run = run(&call, body);
-        let reply = match endless {
-            true => run.await?,
-            false => {
-                timeout(REQUEST_TIME, run).await.map_err(|_| Status::timeout("the request took more than 60s"))??
-            }
-        };
-        let mut response = call.view().respond(reply);
-        encode::warn(&mut response, &call.warnings.lock().unwrap_or_else(|e| e.into_inner()));
-        Ok(response)
+        let running = self.metrics.begin(metrics::Kind::of(&call));
+        let answered = answer(&self, &call, body).await;
+        running.end(match &answered {
+            Ok(response) => response.status().as_u16(),
+            Err(status) => status.code(),
+        });
+        answered
     }
 
     fn call(self: &Arc<Self>, mut parts: Parts, identity: Identity, target: Target) -> Result<Call> {
@@ -147,6 +150,7 @@ impl Server {
             dry_run: query.dry_run()?,
             query,
             upgrade: Mutex::new(Upgrade::take(&mut parts)),
+            raw_path: parts.uri.path().to_string(),
             raw_query: parts.uri.query().unwrap_or_default().to_string(),
             headers: parts.headers,
             method: parts.method,
@@ -156,7 +160,23 @@ impl Server {
     }
 }
 
+async fn answer(server: &Server, call: &Call, body: Body) -> Result<Response<Body>> {
+    server.access.authorize(call)?;
+    let endless = call.verb == Verb::Watch || call.connects();
+    let run = run(call, body);
+    let reply = match endless {
+        true => run.await?,
+        false => timeout(REQUEST_TIME, run).await.map_err(|_| Status::timeout("the request took more than 60s"))??,
+    };
+    let mut response = call.view().respond(reply);
+    encode::warn(&mut response, &call.warnings.lock().unwrap_or_else(|e| e.into_inner()));
+    Ok(response)
+}
+
 async fn run(call: &Call, body: Body) -> Result<Reply> {
+    if call.subresource() == Some("proxy") && call.resource().subresource("proxy").is_some() {
+        return subresources::proxy::run(call, body).await;
+    }
     let body = decode::read(&call.headers, body).await?;
     match call.subresource() {
         Some(subresource) => subresources::run(call, subresource, body).await,

@@ -65,6 +65,8 @@ impl Verb {
             Method::PATCH if named => Some(Verb::Patch),
             Method::DELETE if named => Some(Verb::Delete),
             Method::DELETE => Some(Verb::DeleteCollection),
+            // Asks what may be asked: what is proxied answers itself.
+            Method::OPTIONS if target.subresource.as_deref() == Some("proxy") => Some(Verb::Get),
             _ => None,
         }
     }

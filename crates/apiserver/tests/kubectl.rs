@@ -29,6 +29,31 @@ metadata: {name: hello-svc}
 spec: {selector: {app: hello}, ports: [{port: 17, targetPort: 7777}]}
 "#;
 
+/// One event written through either of the two groups.
+const EVENTS: &str = r#"
+apiVersion: v1
+kind: Event
+metadata: {name: hello.1, namespace: default}
+involvedObject: {kind: Deployment, name: hello, namespace: default}
+reason: Scaled
+message: made by the one
+type: Normal
+firstTimestamp: "2026-01-02T03:04:05Z"
+lastTimestamp: "2026-01-02T03:04:05Z"
+---
+apiVersion: events.k8s.io/v1
+kind: Event
+metadata: {name: hello.2, namespace: default}
+regarding: {kind: Deployment, name: hello, namespace: default}
+reason: Scheduled
+note: made by the other
+type: Normal
+action: Binding
+eventTime: "2026-01-02T03:04:06.000000Z"
+reportingController: example.com/scheduler
+reportingInstance: one
+"#;
+
 /// Arguments, exit code, and what the output holds.
 const STEPS: &[(&str, i32, &str)] = &[
     ("create namespace foo", 0, "namespace/foo created"),
@@ -42,6 +67,20 @@ const STEPS: &[(&str, i32, &str)] = &[
     ("get deploy,svc -l app=hello-dep -o name", 0, "deployment.apps/hello"),
     ("label deployment hello tier=web", 0, "labeled"),
     ("patch svc hello-svc -p {\"spec\":{\"type\":\"NodePort\"}}", 0, "service/hello-svc patched"),
+    (
+        "autoscale deployment hello --min=1 --max=3 --cpu-percent=70",
+        0,
+        "horizontalpodautoscaler.autoscaling/hello autoscaled",
+    ),
+    ("get hpa hello", 0, "Deployment/hello"),
+    ("get --raw /livez?verbose", 0, "[+]ping ok"),
+    ("get --raw /metrics", 0, "apiserver_request_total{code=\"201\""),
+    ("get servicecidrs", 0, "kubernetes   10.96.0.0/12"),
+    ("get ipaddresses", 0, "services/default/hello-svc"),
+    ("create -f event.yaml", 0, "event/hello.1 created\nevent.events.k8s.io/hello.2 created"),
+    ("get events", 0, "made by the other"),
+    ("events", 0, "made by the other"),
+    ("get events.events.k8s.io -o name", 0, "event.events.k8s.io/hello.1\nevent.events.k8s.io/hello.2"),
     ("scale deployment hello --replicas=3", 0, "scaled"),
     ("create deployment nginx --image=nginx", 0, "deployment.apps/nginx created"),
     ("expose deployment nginx --port=80", 0, "service/nginx exposed"),
@@ -86,6 +125,7 @@ async fn what_users_type() {
     let serving = tokio::spawn(server.serve(listener, Arc::new(pki.server_config().unwrap()), stop.clone()));
     std::fs::write(dir.path().join("kubeconfig"), kubeconfig(&pki, &address.to_string())).unwrap();
     std::fs::write(dir.path().join("manifest.yaml"), MANIFEST).unwrap();
+    std::fs::write(dir.path().join("event.yaml"), EVENTS).unwrap();
     let path = dir.path().to_path_buf();
     tokio::task::spawn_blocking(move || STEPS.iter().for_each(|step| check(&path, step))).await.unwrap();
     stop.cancel();

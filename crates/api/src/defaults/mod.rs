@@ -26,6 +26,7 @@ pub fn apply(res: &Resource, object: &mut Value) {
         ("", "namespaces") => namespace(object),
         ("", "secrets") => fill_text(object, "type", "Opaque"),
         ("", "endpoints") => endpoints(object),
+        ("", "limitranges") => each_mut(object, "spec.limits").for_each(limit_range),
         ("", "persistentvolumeclaims") => claim(object),
         ("", "persistentvolumes") => volume(object),
         ("apps" | "batch" | "autoscaling", _) | ("", "replicationcontrollers") => workload::apply(res, object),
@@ -57,6 +58,21 @@ fn namespace(object: &mut Value) {
 fn endpoints(object: &mut Value) {
     for subset in each_mut(object, "subsets") {
         each_mut(subset, "ports").for_each(|p| fill_text(p, "protocol", "TCP"));
+    }
+}
+
+/// A most is a default, a default is asked for, and so is a least.
+fn limit_range(item: &mut Value) {
+    if text(item, "type") != "Container" {
+        return;
+    }
+    for (from, to) in [("max", "default"), ("default", "defaultRequest"), ("min", "defaultRequest")] {
+        let amounts = item.get(from).and_then(Value::as_object).cloned().unwrap_or_default();
+        if !amounts.is_empty()
+            && let Some(defaults) = below(item, to)
+        {
+            amounts.into_iter().for_each(|(name, amount)| fill(defaults, &name, amount));
+        }
     }
 }
 

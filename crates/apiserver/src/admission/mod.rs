@@ -1,5 +1,6 @@
 //! What the server adds to or refuses of a write by looking at other objects. Each step is one file; the order is here.
 
+mod limits;
 mod namespace;
 mod pod;
 mod priority;
@@ -19,7 +20,7 @@ pub(crate) async fn create(call: &Call, value: &mut Value) -> Result<()> {
         priority::admit(call, value).await?;
         pod::tolerate_node_trouble(value);
     }
-    Ok(())
+    limits::admit(call, value).await
 }
 
 pub(crate) fn update(call: &Call, next: &mut Value, subresource: Option<&str>) -> Result<()> {

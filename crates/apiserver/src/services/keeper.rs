@@ -3,6 +3,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use jiff::Timestamp;
@@ -28,15 +29,21 @@ const SOURCE: &str = "ipallocator-repair-controller";
 /// Until the server is gone.
 pub(crate) async fn keep(server: Weak<Server>, stop: CancellationToken) {
     loop {
-        let Some(server) = server.upgrade() else { return };
-        if let Err(status) = tidy(&server).await {
-            tracing::warn!("service addresses could not be looked after, tried again in a minute: {status}");
-        }
-        let services = Arc::downgrade(&server);
-        drop(server);
         tokio::select! {
             () = stop.cancelled() => return,
-            () = woken(services) => {}
+            () = woken(server.clone()) => {}
+        }
+        let Some(server) = server.upgrade() else { return };
+        look(&server).await;
+    }
+}
+
+/// Once through everything. What fails is tried again the next time.
+pub(crate) async fn look(server: &Arc<Server>) {
+    match tidy(server).await {
+        Ok(()) => server.services.tidied.store(true, Ordering::Release),
+        Err(status) => {
+            tracing::warn!("service addresses could not be looked after, tried again in a minute: {status}");
         }
     }
 }

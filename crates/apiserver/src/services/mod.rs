@@ -8,7 +8,9 @@
 mod keeper;
 mod taken;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
@@ -19,10 +21,11 @@ use skiff_store::{Expect, Write};
 use tokio::sync::Notify;
 
 use crate::call::Call;
+use crate::metrics::Page;
 use crate::storage::Storage;
 use crate::{Config, Error, Result, object};
 
-pub(crate) use keeper::keep;
+pub(crate) use keeper::{keep, look};
 use taken::{Holdings, Others, Taken};
 
 const GROUP: &str = "networking.k8s.io";
@@ -32,6 +35,8 @@ pub(crate) struct Services {
     state: Arc<Mutex<State>>,
     /// Something changed that the keeper has to look at.
     dirty: Arc<Notify>,
+    /// The keeper has been through once.
+    tidied: AtomicBool,
 }
 
 #[derive(Default)]
@@ -56,7 +61,12 @@ impl Services {
             return Err(Error::NoServiceRange);
         }
         let state = Arc::new(Mutex::new(State::default()));
-        let services = Services { node_ports: config.node_port_range.clone(), state, dirty: Arc::default() };
+        let services = Services {
+            node_ports: config.node_port_range.clone(),
+            state,
+            dirty: Arc::default(),
+            tidied: AtomicBool::new(false),
+        };
         for (group, plural) in [("", "services"), (GROUP, "servicecidrs"), (GROUP, "ipaddresses")] {
             let resource = resources::find(group, "v1", plural).ok_or(Error::NoServiceRange)?;
             let (all, _) = storage.all(resource, None).await.map_err(Error::Services)?;
@@ -70,6 +80,10 @@ impl Services {
             "services" => lock(&self.state).taken.add(&Holdings::of(value), &owner(value)),
             _ => self.learn(resource, value),
         }
+    }
+
+    pub(crate) fn is_tidied(&self) -> bool {
+        self.tidied.load(Ordering::Acquire)
     }
 
     /// A range or an address was written. What a Service has is known from its own write.
@@ -103,8 +117,8 @@ impl Services {
 
     /// Another server gave the address away, or a client took it by hand: it counts as taken from now on.
     pub(crate) fn lost(&self, key: &str) {
-        let ip = key.rsplit('/').next().and_then(|name| name.parse::<IpAddr>().ok());
-        if let Some(ip) = ip {
+        let prefix = addresses().map(object::resource_prefix).unwrap_or_default();
+        if let Some(ip) = key.strip_prefix(&prefix).and_then(|name| name.parse().ok()) {
             lock(&self.state).taken.lost(ip);
         }
     }
@@ -141,6 +155,32 @@ impl Services {
         let (new, old) = (want.without(&have), have.without(&want));
         state.taken.add(&new, &owner);
         Ok(Held { state: Some(self.state.clone()), new, old, writes: Vec::new() })
+    }
+
+    /// The allocators, under the names of the reference.
+    pub(crate) fn write_metrics(&self, page: &mut Page) {
+        let state = lock(&self.state);
+        let allocated = |range: &ipnet::IpNet| {
+            state.taken.of_services().filter(|ip| range.contains(ip)).collect::<BTreeSet<_>>().len()
+        };
+        let name = "kube_apiserver_clusterip_allocator_allocated_ips";
+        page.head(name, "gauge", "Addresses of a range that Services have.");
+        for range in state.ranges.usable() {
+            page.line(format_args!("{name}{{cidr=\"{range}\"}} {}", allocated(&range)));
+        }
+        let name = "kube_apiserver_clusterip_allocator_available_ips";
+        page.head(name, "gauge", "Addresses of a range that are left.");
+        for range in state.ranges.usable() {
+            let left = alloc::size(&range).saturating_sub(allocated(&range) as u128);
+            page.line(format_args!("{name}{{cidr=\"{range}\"}} {left}"));
+        }
+        let (held, all) = (state.taken.port_count(), self.node_ports.clone().count());
+        page.gauge("kube_apiserver_nodeport_allocator_allocated_ports", "Node ports that Services have.", held);
+        page.gauge(
+            "kube_apiserver_nodeport_allocator_available_ports",
+            "Node ports that are left.",
+            all.saturating_sub(held),
+        );
     }
 
     /// What goes together with a Service.

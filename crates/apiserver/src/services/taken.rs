@@ -103,6 +103,10 @@ impl Taken {
         }
     }
 
+    pub(super) fn port_count(&self) -> usize {
+        self.ports.len()
+    }
+
     /// Addresses of Services, those of writes under way among them.
     pub(super) fn of_services(&self) -> impl Iterator<Item = IpAddr> + '_ {
         let managed = self.objects.iter().filter(|(_, managed)| **managed).map(|(ip, _)| *ip);

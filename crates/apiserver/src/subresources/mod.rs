@@ -4,6 +4,7 @@ mod binding;
 mod eviction;
 mod finalize;
 mod node;
+pub(crate) mod proxy;
 mod scale;
 mod token;
 

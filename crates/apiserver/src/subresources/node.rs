@@ -36,7 +36,7 @@ pub(super) async fn run(call: &Call, what: &str, body: Bytes) -> Result<Reply> {
 }
 
 /// `ADDRESS:PORT` of the node's own server.
-async fn node_address(call: &Call, host: &str) -> Result<(String, u16)> {
+pub(super) async fn node_address(call: &Call, host: &str) -> Result<(String, u16)> {
     let nodes = resources::find("", "v1", "nodes").ok_or_else(|| Status::internal("nodes are not served"))?;
     let node = call.storage().get(nodes, None, host).await?;
     let addresses = node.value.pointer("/status/addresses").and_then(Value::as_array);
@@ -165,7 +165,7 @@ async fn pass_back(call: &Call, response: Response<Incoming>) -> Result<Reply> {
 }
 
 /// Both connections become one.
-fn join(call: &Call, mut response: Response<Incoming>) -> Result<Reply> {
+pub(super) fn join(call: &Call, mut response: Response<Incoming>) -> Result<Reply> {
     let client = call.upgrade.lock().unwrap_or_else(|e| e.into_inner()).take();
     let Some(Upgrade(client)) = client else {
         return Err(Status::bad_request("Upgrade request required"));

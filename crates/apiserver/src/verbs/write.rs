@@ -9,7 +9,7 @@ use skiff_store::Expect;
 use crate::call::Call;
 use crate::object::{self, Object};
 use crate::storage::{ATTEMPTS, Miss};
-use crate::{Result, admission, after};
+use crate::{Result, admission, after, quotas};
 
 /// What came of a write; the value is as stored, with its resourceVersion.
 pub(crate) enum Written {
@@ -71,15 +71,18 @@ async fn create_tracked(call: &Call, mut value: Value, track: bool) -> Result<Wr
 /// Gives the new object what it needs of the cluster and writes it.
 async fn add(call: &Call, name: &str, mut value: Value) -> Result<Value, Miss> {
     let resource = call.resource();
+    let (turn, charges) = quotas::enter(call, None, Some(&mut value)).await.map_err(Miss::Failed)?;
     let mut held = call.server.services.reserve(call, None, &mut value).await.map_err(Miss::Failed)?;
     if call.dry_run {
         let found = call.storage().find(resource, call.namespace(), name).await.map_err(Miss::Failed)?;
         return if found.is_some() { Err(Miss::Lost) } else { Ok(value) };
     }
     let key = object::key(resource, call.namespace(), name);
-    let companions = std::mem::take(&mut held.writes);
+    let companions = [std::mem::take(&mut held.writes), charges].concat();
     let object = call.storage().put_with(resource, &key, value, Expect::Absent, companions).await?;
     held.keep();
+    call.server.quotas.made(resource, &object.value);
+    drop(turn);
     after::write(call, &object.value).await;
     Ok(object.value)
 }
@@ -207,14 +210,17 @@ async fn commit(call: &Call, how: &How<'_>, current: &Object, wanted: Value) -> 
     if call.dry_run || object::same(&current.value, &next) {
         return Ok(next);
     }
+    let (turn, charges) = quotas::enter(call, Some(&current.value), Some(&mut next)).await.map_err(Miss::Failed)?;
     let key = object::key(resource, call.namespace(), object::name(&current.value));
     if finished(&next) {
+        drop(turn);
         remove(call, &key, current).await?;
         return Ok(next);
     }
-    let companions = std::mem::take(&mut held.writes);
+    let companions = [std::mem::take(&mut held.writes), charges].concat();
     let written = call.storage().put_with(resource, &key, next, Expect::Rev(current.rev), companions).await?;
     held.keep();
+    drop(turn);
     after::write(call, &written.value).await;
     Ok(written.value)
 }
@@ -257,11 +263,15 @@ pub(crate) fn finished(value: &Value) -> bool {
 
 /// Takes the object out of the store and does what follows from it.
 pub(crate) async fn remove(call: &Call, key: &str, current: &Object) -> Result<(), Miss> {
-    let companions = call.server.services.releases(call, &current.value).await.map_err(Miss::Failed)?;
+    let (turn, charges) = quotas::enter(call, Some(&current.value), None).await.map_err(Miss::Failed)?;
+    let releases = call.server.services.releases(call, &current.value).await.map_err(Miss::Failed)?;
+    let companions = [releases, charges].concat();
     match call.storage().delete(key, current.rev, companions).await {
         Err(Miss::Companion(_)) => return Err(Miss::Lost),
         other => other?,
     };
+    call.server.quotas.gone(call.resource(), &current.value);
+    drop(turn);
     after::delete(call, &current.value).await;
     Ok(())
 }

@@ -19,7 +19,7 @@ use skiff_api::json::{get_mut, set, text, texts};
 use skiff_api::strategy::needs_cluster_ip;
 
 pub use addresses::{ip_address, is_managed, service_of};
-pub use range::{choose_ip, choose_port, first_ip, static_ips, static_ports};
+pub use range::{choose_ip, choose_port, first_ip, size, static_ips, static_ports};
 pub use ranges::{DEFAULT_RANGE, RANGE_FINALIZER, Ranges};
 
 /// What a cluster has to give.

@@ -13,6 +13,12 @@ pub fn first_ip(range: &IpNet) -> Option<IpAddr> {
     (first <= last).then(|| address(range, first))
 }
 
+/// How many addresses a range has to give.
+pub fn size(range: &IpNet) -> u128 {
+    let (first, last) = usable(range);
+    if first > last { 0 } else { (last - first).saturating_add(1) }
+}
+
 /// How many addresses at the start of a range are the static band.
 pub fn static_ips(range: &IpNet) -> u128 {
     let host_bits = u32::from(range.max_prefix_len() - range.prefix_len());
