@@ -274,6 +274,8 @@ pub struct Caches {
     client: Client,
     stop: Stop,
     kinds: Mutex<HashMap<TypeId, Kind>>,
+    /// Views of a part of a kind: nobody else finds them.
+    parts: Mutex<Vec<watch::Receiver<bool>>>,
 }
 
 struct Kind {
@@ -283,7 +285,7 @@ struct Kind {
 
 impl Caches {
     pub fn new(client: Client, stop: Stop) -> Self {
-        Caches { client, stop, kinds: Mutex::default() }
+        Caches { client, stop, kinds: Mutex::default(), parts: Mutex::default() }
     }
 
     /// The cache of a kind. Must be called within a tokio runtime, which then also runs the watch.
@@ -295,18 +297,31 @@ impl Caches {
         }
         let cache = Arc::new(Cache::<K>::default());
         kinds.insert(TypeId::of::<K>(), Kind { cache: cache.clone(), synced: cache.synced.subscribe() });
-        let (follower, api, stop) = (cache.clone(), Api::all(self.client.clone()), self.stop.clone());
-        tokio::spawn(async move { follower.follow(api, watcher::Config::default(), stop).await });
+        self.follow(&cache, watcher::Config::default());
         cache
+    }
+
+    /// A cache of its own for the objects that `which` selects.
+    pub fn some_of<K: Object + Resource<DynamicType = ()>>(&self, which: watcher::Config) -> Arc<Cache<K>> {
+        let cache = Arc::new(Cache::<K>::default());
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner).push(cache.synced.subscribe());
+        self.follow(&cache, which);
+        cache
+    }
+
+    fn follow<K: Object + Resource<DynamicType = ()>>(&self, cache: &Arc<Cache<K>>, which: watcher::Config) {
+        let (follower, api, stop) = (cache.clone(), Api::all(self.client.clone()), self.stop.clone());
+        tokio::spawn(async move { follower.follow(api, which, stop).await });
     }
 
     /// Returns once every cache that was asked for so far has its first list, or when told to stop.
     pub async fn synced(&self) {
-        let waits: Vec<_> = self.kinds().values().map(|kind| kind.synced.clone()).collect();
+        let mut waits: Vec<_> = self.kinds().values().map(|kind| kind.synced.clone()).collect();
+        waits.extend(self.parts.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
         for mut wait in waits {
             tokio::select! {
                 () = self.stop.cancelled() => return,
-                // The cache is held by `kinds`: its sender outlives this wait.
+                // The follower holds the cache until told to stop: its sender outlives this wait.
                 _ = wait.wait_for(|done| *done) => {}
             }
         }

@@ -9,6 +9,7 @@ mod endpointslice;
 #[cfg(test)]
 mod fixture;
 mod garbage;
+mod loadbalancer;
 mod mirroring;
 mod namespace;
 mod nodeipam;
@@ -26,6 +27,7 @@ use skiff_client::life::{Ready, Stop};
 use tokio::task::JoinSet;
 
 use crate::context::Context;
+pub use crate::loadbalancer::{Pool, PoolError};
 
 /// Gives the client of an identity: a ServiceAccount's name in kube-system, or a component such as
 /// `system:kube-scheduler`.
@@ -36,6 +38,8 @@ pub struct Config {
     /// Pods get their addresses from here, each node a range of `node_mask` bits.
     pub cluster_cidr: ipnet::IpNet,
     pub node_mask: u8,
+    /// Services of type LoadBalancer get their addresses from here.
+    pub lb_pool: Pool,
     /// The certificates (PEM) by which pods trust the API server.
     pub ca: String,
 }
@@ -84,6 +88,7 @@ fn jobs(cx: &Arc<Context>) -> Vec<(&'static str, Job)> {
         ("endpoints", endpoints::run::start(cx)),
         ("endpointslice", endpointslice::run::start(cx)),
         ("endpointslicemirroring", mirroring::run::start(cx)),
+        ("service", loadbalancer::run::start(cx)),
         ("nodeipam", nodeipam::run::start(cx)),
         ("nodelifecycle", nodelifecycle::run::start(cx)),
         ("namespace", namespace::run::start(cx)),

@@ -9,19 +9,18 @@ use k8s_openapi::{
 use kube::{Api, Client, Error, api::PostParams, runtime::watcher};
 use skiff_client::{
     cache::{Cache, Key},
-    reconcile::{self, Done, Queue},
+    reconcile::{Done, Queue},
 };
 
 use crate::{
     Job,
-    context::{Context, on_self},
+    context::{Context, Reconcile, on_self},
     object::{is_already_there, is_namespace_ending, is_not_found, namespace},
     serviceaccount::is_alive,
 };
 
 const IDENTITY: &str = "root-ca-cert-publisher";
 const NAME: &str = "kube-root-ca.crt";
-const PARALLEL: usize = 4;
 const DESCRIPTION: (&str, &str) = (
     "kubernetes.io/description",
     "Contains a CA bundle that can be used to verify the kube-apiserver when using internal endpoints such as the \
@@ -29,35 +28,31 @@ const DESCRIPTION: (&str, &str) = (
      clusters.",
 );
 
+struct Controller {
+    client: Client,
+    ca: String,
+    namespaces: Arc<Cache<Namespace>>,
+    maps: Arc<Cache<ConfigMap>>,
+}
+
 pub(crate) fn start(cx: &Arc<Context>) -> Job {
     let queue = Queue::new();
-    let namespaces: Arc<Cache<Namespace>> = cx.cache();
-    on_self(&namespaces, &queue);
     // Of all ConfigMaps only these are watched: the others may be many and large.
-    let maps: Arc<Cache<ConfigMap>> = Arc::default();
+    let ours = watcher::Config::default().fields(&format!("metadata.name={NAME}"));
+    let me = Controller {
+        client: cx.client(IDENTITY),
+        ca: cx.config.ca.clone(),
+        namespaces: cx.cache(),
+        maps: cx.cache_of(ours),
+    };
+    on_self(&me.namespaces, &queue);
     let again = queue.clone();
-    maps.subscribe(move |old, new| {
+    me.maps.subscribe(move |old, new| {
         if let Some(map) = new.or(old) {
             again.add(Key::new("", namespace(&map.metadata)));
         }
     });
-    let (client, cx) = (cx.client(IDENTITY), cx.clone());
-    Box::pin(async move {
-        cx.synced().await;
-        let config = watcher::Config::default().fields(&format!("metadata.name={NAME}"));
-        let follow = maps.follow(Api::all(cx.reader()), config, cx.stop.clone());
-        let work = async {
-            maps.synced().await;
-            reconcile::run("rootca", queue, PARALLEL, cx.stop.clone(), |key| {
-                publish(&client, &namespaces, &maps, &cx.config.ca, key)
-            })
-            .await;
-        };
-        tokio::select! {
-            () = follow => {}
-            () = work => {}
-        }
-    })
+    cx.spawn(queue, me)
 }
 
 /// The map to write; None when the one there is right.
@@ -75,27 +70,26 @@ fn plan(namespace: &str, ca: &str, existing: Option<&ConfigMap>) -> Option<Confi
     Some(ConfigMap { metadata, data: Some(data), ..Default::default() })
 }
 
-async fn publish(
-    client: &Client,
-    namespaces: &Cache<Namespace>,
-    maps: &Cache<ConfigMap>,
-    ca: &str,
-    key: Key,
-) -> Result<Done, Error> {
-    let existing = maps.get(&Key::new(&key.name, NAME));
-    let wanted = plan(&key.name, ca, existing.as_deref()).filter(|_| is_alive(namespaces, &key));
-    let Some(map) = wanted else { return Ok(Done::Settled) };
-    let api: Api<ConfigMap> = Api::namespaced(client.clone(), &key.name);
-    let written = match existing {
-        None => api.create(&PostParams::default(), &map).await,
-        Some(_) => api.replace(NAME, &PostParams::default(), &map).await,
-    };
-    match written {
-        Ok(map) => maps.put(map),
-        Err(e) if is_already_there(&e) || is_namespace_ending(&e) || is_not_found(&e) => {}
-        Err(error) => return Err(error),
+impl Reconcile for Controller {
+    const NAME: &'static str = "rootca";
+    const PARALLEL: usize = 4;
+
+    async fn reconcile(&self, key: Key) -> Result<Done, Error> {
+        let existing = self.maps.get(&Key::new(&key.name, NAME));
+        let wanted = plan(&key.name, &self.ca, existing.as_deref()).filter(|_| is_alive(&self.namespaces, &key));
+        let Some(map) = wanted else { return Ok(Done::Settled) };
+        let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), &key.name);
+        let written = match existing {
+            None => api.create(&PostParams::default(), &map).await,
+            Some(_) => api.replace(NAME, &PostParams::default(), &map).await,
+        };
+        match written {
+            Ok(map) => self.maps.put(map),
+            Err(e) if is_already_there(&e) || is_namespace_ending(&e) || is_not_found(&e) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(Done::Settled)
     }
-    Ok(Done::Settled)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! kubelet's place: pod state and plan (pure); runtime, images, volumes, network.
 
 pub mod agent;
+pub mod announce;
 pub mod cgroup;
 pub mod hostports;
 pub mod image;

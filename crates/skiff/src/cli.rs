@@ -131,6 +131,10 @@ pub(crate) struct Shape {
     /// Pods' addresses come from here, a /24 for each node [default: 10.244.0.0/16]
     #[arg(long)]
     pub(crate) pod_cidr: Option<Ipv4Net>,
+    /// Services of type LoadBalancer get their addresses from these networks and ranges (192.0.2.10-192.0.2.20), separated
+    /// by commas; kept until given anew [default: 172.31.255.0/24]
+    #[arg(long, value_name = "RANGES")]
+    pub(crate) lb_pool: Option<skiff_controllers::Pool>,
     /// Who resolves names outside the cluster: IP or IP:PORT, may be given several times; kept until given anew
     /// [default: the resolvers of the host's /etc/resolv.conf]
     #[arg(long, value_name = "IP[:PORT]", value_parser = resolver)]

@@ -17,7 +17,7 @@ use serde_json::json;
 use skiff_client::{
     cache::{Cache, Key},
     events::Recorder,
-    reconcile::{self, Done, Queue},
+    reconcile::{Done, Queue},
 };
 
 use super::{
@@ -27,16 +27,14 @@ use super::{
 };
 use crate::{
     Job,
-    context::{Context, on_self},
+    context::{Context, Reconcile, on_owned, on_self, owner_key},
     object::{
-        self, controller_of, controller_ref, is_already_there, is_controlled_by, is_namespace_ending, is_not_found,
-        labels, name, namespace, uid,
+        controller_ref, is_already_there, is_controlled_by, is_namespace_ending, is_not_found, name, namespace, uid,
     },
     replicaset::run::text,
 };
 
 const IDENTITY: &str = "deployment-controller";
-const PARALLEL: usize = 8;
 
 struct Controller {
     client: Client,
@@ -56,40 +54,14 @@ pub(crate) fn start(cx: &Arc<Context>) -> Job {
         events: cx.recorder(IDENTITY, IDENTITY),
     };
     on_self(&me.deployments, &queue);
-    me.on_sets(&queue);
+    on_owned(&me.sets, &me.deployments, &queue);
     me.on_pods(&queue);
-    let cx = cx.clone();
-    Box::pin(async move {
-        cx.synced().await;
-        reconcile::run("deployment", queue, PARALLEL, cx.stop.clone(), |key| me.reconcile(key)).await;
-    })
+    cx.spawn(queue, me)
 }
 
-impl Controller {
-    fn on_sets(&self, queue: &Arc<Queue>) {
-        let (queue, deployments) = (queue.clone(), self.deployments.clone());
-        self.sets.subscribe(move |old, new| {
-            for set in old.into_iter().chain(new) {
-                match controller_of(&set.metadata) {
-                    Some(owner) if owner.kind == "Deployment" => {
-                        queue.add(Key::new(namespace(&set.metadata), &owner.name));
-                    }
-                    Some(_) => {}
-                    None => takers(&deployments, set).for_each(|key| queue.add(key)),
-                }
-            }
-        });
-    }
-
-    /// Only a Deployment of type Recreate looks at pods: it waits for the last old one to end.
-    fn on_pods(&self, queue: &Arc<Queue>) {
-        let (queue, deployments, sets) = (queue.clone(), self.deployments.clone(), self.sets.clone());
-        self.pods.subscribe(move |old, new| {
-            let Some(pod) = old.or(new) else { return };
-            let key = recreate_owner(&deployments, &sets, pod);
-            key.into_iter().for_each(|key| queue.add(key));
-        });
-    }
+impl Reconcile for Controller {
+    const NAME: &'static str = "deployment";
+    const PARALLEL: usize = 8;
 
     async fn reconcile(&self, key: Key) -> Result<Done, Error> {
         let Some(deployment) = self.deployments.get(&key) else { return Ok(Done::Settled) };
@@ -107,6 +79,18 @@ impl Controller {
         }
         self.write_deployment(&deployment, &plan).await?;
         Ok(plan.again.map_or(Done::Settled, Done::Again))
+    }
+}
+
+impl Controller {
+    /// Only a Deployment of type Recreate looks at pods: it waits for the last old one to end.
+    fn on_pods(&self, queue: &Arc<Queue>) {
+        let (queue, deployments, sets) = (queue.clone(), self.deployments.clone(), self.sets.clone());
+        self.pods.subscribe(move |old, new| {
+            let Some(pod) = old.or(new) else { return };
+            let key = recreate_owner(&deployments, &sets, pod);
+            key.into_iter().for_each(|key| queue.add(key));
+        });
     }
 
     async fn claim(&self, deployment: &Deployment, claim: &Claim) -> Result<bool, Error> {
@@ -223,17 +207,9 @@ impl Controller {
     }
 }
 
-fn takers<'a>(deployments: &Cache<Deployment>, set: &'a ReplicaSet) -> impl Iterator<Item = Key> + use<'a> {
-    deployments.namespace(namespace(&set.metadata)).into_iter().filter_map(move |deployment| {
-        let selector = object::selector(&deployment.spec.as_ref()?.selector);
-        selector.matches(labels(&set.metadata)).then(|| Key::of(&*deployment))
-    })
-}
-
 fn recreate_owner(deployments: &Cache<Deployment>, sets: &Cache<ReplicaSet>, pod: &Pod) -> Option<Key> {
-    let owner = controller_of(&pod.metadata).filter(|o| o.kind == "ReplicaSet")?;
-    let set = sets.get(&Key::new(namespace(&pod.metadata), &owner.name))?;
-    let key = Key::new(namespace(&pod.metadata), &controller_of(&set.metadata)?.name);
+    let set = sets.get(&owner_key::<ReplicaSet>(&pod.metadata)?)?;
+    let key = owner_key::<Deployment>(&set.metadata)?;
     let deployment = deployments.get(&key)?;
     let strategy = deployment.spec.as_ref()?.strategy.as_ref()?;
     (strategy.type_.as_deref() == Some("Recreate")).then_some(key)

@@ -13,7 +13,7 @@ use kube::{
 use skiff_client::{
     cache::{Cache, Key},
     events::Recorder,
-    reconcile::{self, Done, Queue},
+    reconcile::{Done, Queue},
 };
 use skiff_services::endpoints::{
     self as facts, ANNOTATION_LEADER, ENDPOINTS_CONTROLLER, LABEL_ENDPOINTS_MANAGED_BY, subsets, trigger::Triggers,
@@ -21,13 +21,12 @@ use skiff_services::endpoints::{
 
 use crate::{
     Job,
-    context::{Context, on_self},
+    context::{Context, Reconcile, on_self},
     object::{self, is_namespace_ending, is_not_found, labels, namespace},
     replicaset::run::text,
 };
 
 const IDENTITY: &str = "endpoint-controller";
-const PARALLEL: usize = 8;
 
 struct Controller {
     client: Client,
@@ -51,12 +50,7 @@ pub(crate) fn start(cx: &Arc<Context>) -> Job {
     on_self(&me.services, &queue);
     on_pods(&me.pods, &me.services, &queue);
     me.on_endpoints(&queue);
-    let cx = cx.clone();
-    Box::pin(async move {
-        cx.synced().await;
-        me.orphans().for_each(|key| queue.add(key));
-        reconcile::run("endpoints", queue, PARALLEL, cx.stop.clone(), |key| me.reconcile(key)).await;
-    })
+    cx.spawn(queue, me)
 }
 
 /// A pod concerns every Service that selects it, before or after the change.
@@ -81,21 +75,12 @@ pub(crate) fn selected(service: &Service, pods: &Cache<Pod>) -> Vec<Arc<Pod>> {
     pods
 }
 
-impl Controller {
-    fn on_endpoints(&self, queue: &Arc<Queue>) {
-        let (queue, services) = (queue.clone(), self.services.clone());
-        self.endpoints.subscribe(move |old, new| {
-            let key = new.or(old).map(|e| Key::of(&**e));
-            if let Some(key) = key.filter(|key| services.get(key).is_some_and(|s| facts::is_managed(&s))) {
-                queue.add(key);
-            }
-        });
-    }
+impl Reconcile for Controller {
+    const NAME: &'static str = "endpoints";
+    const PARALLEL: usize = 8;
 
-    /// Endpoints whose Service went away while nobody looked; records of leader elections are none of ours.
-    fn orphans(&self) -> impl Iterator<Item = Key> {
-        let all = self.endpoints.all().into_iter();
-        all.filter(|e| object::annotation(&e.metadata, ANNOTATION_LEADER).is_none()).map(|e| Key::of(&*e))
+    fn begin(&self, queue: &Queue) {
+        self.orphans().for_each(|key| queue.add(key));
     }
 
     async fn reconcile(&self, key: Key) -> Result<Done, Error> {
@@ -116,6 +101,24 @@ impl Controller {
             Some(wanted) => self.write(&service, &wanted).await,
             None => Ok(Done::Settled),
         }
+    }
+}
+
+impl Controller {
+    fn on_endpoints(&self, queue: &Arc<Queue>) {
+        let (queue, services) = (queue.clone(), self.services.clone());
+        self.endpoints.subscribe(move |old, new| {
+            let key = new.or(old).map(|e| Key::of(&**e));
+            if let Some(key) = key.filter(|key| services.get(key).is_some_and(|s| facts::is_managed(&s))) {
+                queue.add(key);
+            }
+        });
+    }
+
+    /// Endpoints whose Service went away while nobody looked; records of leader elections are none of ours.
+    fn orphans(&self) -> impl Iterator<Item = Key> {
+        let all = self.endpoints.all().into_iter();
+        all.filter(|e| object::annotation(&e.metadata, ANNOTATION_LEADER).is_none()).map(|e| Key::of(&*e))
     }
 
     fn trigger(&self, key: &Key, service: &Service, pods: &[Arc<Pod>]) -> Option<String> {

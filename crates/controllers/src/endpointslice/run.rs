@@ -14,7 +14,7 @@ use kube::{Client, Error};
 use skiff_client::{
     cache::{Cache, Key},
     events::Recorder,
-    reconcile::{self, Done, Queue},
+    reconcile::{Done, Queue},
 };
 use skiff_services::{
     endpoints::{
@@ -28,14 +28,13 @@ use skiff_services::{
 use super::write;
 use crate::{
     Job,
-    context::{Context, on_self},
+    context::{Context, Reconcile, on_self},
     endpoints::run::{on_pods, selected},
     object::{is_deleted, labels, name, namespace},
     replicaset::run::text,
 };
 
 const IDENTITY: &str = "endpointslice-controller";
-const PARALLEL: usize = 8;
 const ZONE: &str = "topology.kubernetes.io/zone";
 /// A pod's node that the cache does not know is looked for again after this time.
 const NODE_RETRY: Duration = Duration::from_secs(1);
@@ -65,11 +64,7 @@ pub(crate) fn start(cx: &Arc<Context>) -> Job {
     on_pods(&me.pods, &me.services, &queue);
     on_slices(&me.slices, &queue, SLICE_CONTROLLER);
     me.on_nodes(&queue);
-    let cx = cx.clone();
-    Box::pin(async move {
-        cx.synced().await;
-        reconcile::run("endpointslice", queue, PARALLEL, cx.stop.clone(), |key| me.reconcile(key)).await;
-    })
+    cx.spawn(queue, me)
 }
 
 /// A slice of ours that someone changes or deletes concerns its Service.
@@ -97,17 +92,9 @@ pub(crate) fn slices_of(slices: &Cache<EndpointSlice>, service: &Key, manager: &
     found
 }
 
-impl Controller {
-    /// Zones stand in the slices, so a node's zone concerns every Service.
-    fn on_nodes(&self, queue: &Arc<Queue>) {
-        let (queue, services) = (queue.clone(), self.services.clone());
-        self.nodes.subscribe(move |old, new| {
-            let zone = |n: Option<&Arc<Node>>| n.map(|n| labels(&n.metadata).get(ZONE).cloned());
-            if zone(old) != zone(new) {
-                services.all().iter().for_each(|s| queue.add(Key::of(&**s)));
-            }
-        });
-    }
+impl Reconcile for Controller {
+    const NAME: &'static str = "endpointslice";
+    const PARALLEL: usize = 8;
 
     async fn reconcile(&self, key: Key) -> Result<Done, Error> {
         let existing = slices_of(&self.slices, &key, SLICE_CONTROLLER);
@@ -128,6 +115,19 @@ impl Controller {
         let plan = slices::plan(&service, &pods, &self.zones(), &existing, trigger);
         self.apply(&service, &key, &plan).await?;
         Ok(if plan.node_missing { Done::Again(NODE_RETRY) } else { Done::Settled })
+    }
+}
+
+impl Controller {
+    /// Zones stand in the slices, so a node's zone concerns every Service.
+    fn on_nodes(&self, queue: &Arc<Queue>) {
+        let (queue, services) = (queue.clone(), self.services.clone());
+        self.nodes.subscribe(move |old, new| {
+            let zone = |n: Option<&Arc<Node>>| n.map(|n| labels(&n.metadata).get(ZONE).cloned());
+            if zone(old) != zone(new) {
+                services.all().iter().for_each(|s| queue.add(Key::of(&**s)));
+            }
+        });
     }
 
     async fn apply(&self, service: &Service, key: &Key, plan: &Plan) -> Result<(), Error> {

@@ -10,13 +10,13 @@ use kube::{Client, Error};
 use skiff_client::{
     cache::{Cache, Key},
     events::Recorder,
-    reconcile::{self, Done, Queue},
+    reconcile::{Done, Queue},
 };
 use skiff_services::endpoints::{MIRROR_CONTROLLER, mirror, slices::Plan};
 
 use crate::{
     Job,
-    context::{Context, on_self},
+    context::{Context, Reconcile, on_self},
     endpointslice::{
         run::{on_slices, slices_of},
         write,
@@ -25,7 +25,6 @@ use crate::{
 };
 
 const IDENTITY: &str = "endpointslicemirroring-controller";
-const PARALLEL: usize = 4;
 
 struct Controller {
     client: Client,
@@ -47,14 +46,13 @@ pub(crate) fn start(cx: &Arc<Context>) -> Job {
     on_self(&me.services, &queue);
     on_self(&me.endpoints, &queue);
     on_slices(&me.slices, &queue, MIRROR_CONTROLLER);
-    let cx = cx.clone();
-    Box::pin(async move {
-        cx.synced().await;
-        reconcile::run("endpointslicemirroring", queue, PARALLEL, cx.stop.clone(), |key| me.reconcile(key)).await;
-    })
+    cx.spawn(queue, me)
 }
 
-impl Controller {
+impl Reconcile for Controller {
+    const NAME: &'static str = "endpointslicemirroring";
+    const PARALLEL: usize = 4;
+
     async fn reconcile(&self, key: Key) -> Result<Done, Error> {
         let existing = slices_of(&self.slices, &key, MIRROR_CONTROLLER);
         let plan = match (self.services.get(&key), self.endpoints.get(&key)) {
@@ -67,7 +65,9 @@ impl Controller {
         write::apply(&self.client, &self.slices, &key.namespace, &plan).await?;
         Ok(Done::Settled)
     }
+}
 
+impl Controller {
     fn plan(&self, endpoints: &Endpoints, existing: &[&EndpointSlice]) -> Plan {
         let mirror = mirror::plan(endpoints, existing);
         if mirror.plan != Plan::default() {

@@ -15,19 +15,18 @@ use kube::{
 };
 use skiff_client::{
     cache::{Cache, Key},
-    reconcile::{self, Done, Queue},
+    reconcile::{Done, Queue},
 };
 
 use super::plan::{self, FINALIZER, Remains};
 use crate::{
     Job,
-    context::{Context, on_self},
+    context::{Context, Reconcile, on_self},
     object::{is_not_found, name, namespace},
     replicaset::run::text,
 };
 
 const IDENTITY: &str = "namespace-controller";
-const PARALLEL: usize = 4;
 /// Contents that need time (pods that terminate, foreign finalizers) are looked at again after this.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -41,11 +40,25 @@ pub(crate) fn start(cx: &Arc<Context>) -> Job {
     let me = Controller { client: cx.client(IDENTITY), namespaces: cx.cache() };
     on_self(&me.namespaces, &queue);
     me.on_pods(&cx.cache(), &queue);
-    let cx = cx.clone();
-    Box::pin(async move {
-        cx.synced().await;
-        reconcile::run("namespace", queue, PARALLEL, cx.stop.clone(), |key| me.reconcile(key)).await;
-    })
+    cx.spawn(queue, me)
+}
+
+impl Reconcile for Controller {
+    const NAME: &'static str = "namespace";
+    const PARALLEL: usize = 4;
+
+    async fn reconcile(&self, key: Key) -> Result<Done, Error> {
+        let Some(namespace) = self.namespaces.get(&key).filter(|n| plan::is_ending(n)) else {
+            return Ok(Done::Settled);
+        };
+        let remains = self.empty(&key.name).await;
+        let namespace = self.write_status(&namespace, &remains).await?;
+        match namespace {
+            Some(namespace) if remains.is_empty() => self.finalize(&namespace).await.map(|()| Done::Settled),
+            Some(_) => Ok(Done::Again(RETRY)),
+            None => Ok(Done::Settled),
+        }
+    }
 }
 
 impl Controller {
@@ -59,19 +72,6 @@ impl Controller {
                 queue.add(key);
             }
         });
-    }
-
-    async fn reconcile(&self, key: Key) -> Result<Done, Error> {
-        let Some(namespace) = self.namespaces.get(&key).filter(|n| plan::is_ending(n)) else {
-            return Ok(Done::Settled);
-        };
-        let remains = self.empty(&key.name).await;
-        let namespace = self.write_status(&namespace, &remains).await?;
-        match namespace {
-            Some(namespace) if remains.is_empty() => self.finalize(&namespace).await.map(|()| Done::Settled),
-            Some(_) => Ok(Done::Again(RETRY)),
-            None => Ok(Done::Settled),
-        }
     }
 
     async fn empty(&self, namespace: &str) -> Remains {

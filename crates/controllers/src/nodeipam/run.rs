@@ -12,53 +12,56 @@ use serde_json::json;
 use skiff_client::{
     cache::{Cache, Key},
     events::Recorder,
-    reconcile::{self, Done, Queue},
+    reconcile::{Done, Queue},
 };
 
 use super::plan;
 use crate::{
     Job,
-    context::{Context, on_self},
+    context::{Context, Reconcile, on_self},
     object::name,
 };
 
 const IDENTITY: &str = "node-controller";
 
-pub(crate) fn start(cx: &Arc<Context>) -> Job {
-    let queue = Queue::new();
-    let nodes: Arc<Cache<Node>> = cx.cache();
-    on_self(&nodes, &queue);
-    let events = cx.recorder(IDENTITY, IDENTITY);
-    let (api, cx) = (Api::all(cx.client(IDENTITY)), cx.clone());
-    Box::pin(async move {
-        cx.synced().await;
-        // One at a time: two choices at once could be the same.
-        let (config, nodes, api, events) = (&cx.config, &nodes, &api, &events);
-        reconcile::run("nodeipam", queue, 1, cx.stop.clone(), |key| async move {
-            give(config.cluster_cidr, config.node_mask, nodes, api, events, key).await
-        })
-        .await;
-    })
-}
-
-async fn give(
+struct Controller {
     cluster: IpNet,
     mask: u8,
-    nodes: &Cache<Node>,
-    api: &Api<Node>,
-    events: &Recorder,
-    key: Key,
-) -> Result<Done, Error> {
-    let Some(node) = nodes.get(&key).filter(|n| ranges(n).is_empty()) else { return Ok(Done::Settled) };
-    let taken: Vec<IpNet> = nodes.all().iter().flat_map(|n| ranges(n)).collect();
-    let Some(range) = plan::choose(cluster, mask, &taken) else {
-        let words = format!("Node {} status is now: CIDRNotAvailable", name(&node.metadata));
-        events.normal(&*node, "CIDRNotAvailable", words);
-        return Ok(Done::Again(std::time::Duration::from_secs(60)));
+    nodes: Arc<Cache<Node>>,
+    api: Api<Node>,
+    events: Recorder,
+}
+
+pub(crate) fn start(cx: &Arc<Context>) -> Job {
+    let queue = Queue::new();
+    let me = Controller {
+        cluster: cx.config.cluster_cidr,
+        mask: cx.config.node_mask,
+        nodes: cx.cache(),
+        api: Api::all(cx.client(IDENTITY)),
+        events: cx.recorder(IDENTITY, IDENTITY),
     };
-    let spec = json!({"spec": {"podCIDR": range, "podCIDRs": [range]}});
-    nodes.put(api.patch(&key.name, &PatchParams::default(), &Patch::Merge(spec)).await?);
-    Ok(Done::Settled)
+    on_self(&me.nodes, &queue);
+    cx.spawn(queue, me)
+}
+
+impl Reconcile for Controller {
+    const NAME: &'static str = "nodeipam";
+    /// Two choices at once could be the same.
+    const PARALLEL: usize = 1;
+
+    async fn reconcile(&self, key: Key) -> Result<Done, Error> {
+        let Some(node) = self.nodes.get(&key).filter(|n| ranges(n).is_empty()) else { return Ok(Done::Settled) };
+        let taken: Vec<IpNet> = self.nodes.all().iter().flat_map(|n| ranges(n)).collect();
+        let Some(range) = plan::choose(self.cluster, self.mask, &taken) else {
+            let words = format!("Node {} status is now: CIDRNotAvailable", name(&node.metadata));
+            self.events.normal(&*node, "CIDRNotAvailable", words);
+            return Ok(Done::Again(std::time::Duration::from_secs(60)));
+        };
+        let spec = json!({"spec": {"podCIDR": range, "podCIDRs": [range]}});
+        self.nodes.put(self.api.patch(&key.name, &PatchParams::default(), &Patch::Merge(spec)).await?);
+        Ok(Done::Settled)
+    }
 }
 
 fn ranges(node: &Node) -> Vec<IpNet> {

@@ -21,19 +21,18 @@ use serde_json::json;
 use skiff_client::{
     cache::{Cache, Key},
     events::Recorder,
-    reconcile::{self, Done, Queue},
+    reconcile::{Done, Queue},
 };
 use tokio::time::Instant;
 
 use super::plan;
 use crate::{
     Job,
-    context::{Context, on_self},
+    context::{Context, Reconcile, on_self},
     object::{is_not_found, is_ready, name, namespace, node_of},
 };
 
 const IDENTITY: &str = "node-controller";
-const PARALLEL: usize = 4;
 /// Heartbeats are looked at so often.
 const PERIOD: Duration = Duration::from_secs(5);
 const LEASES: &str = "kube-node-lease";
@@ -59,14 +58,13 @@ pub(crate) fn start(cx: &Arc<Context>) -> Job {
         heard: Mutex::default(),
     };
     on_self(&me.nodes, &queue);
-    let cx = cx.clone();
-    Box::pin(async move {
-        cx.synced().await;
-        reconcile::run("nodelifecycle", queue, PARALLEL, cx.stop.clone(), |key| me.reconcile(key)).await;
-    })
+    cx.spawn(queue, me)
 }
 
-impl Controller {
+impl Reconcile for Controller {
+    const NAME: &'static str = "nodelifecycle";
+    const PARALLEL: usize = 4;
+
     async fn reconcile(&self, key: Key) -> Result<Done, Error> {
         let Some(node) = self.nodes.get(&key) else {
             self.heard.lock().unwrap_or_else(PoisonError::into_inner).remove(&key);
@@ -78,7 +76,9 @@ impl Controller {
         let next = self.treat_pods(&node, now).await?;
         Ok(Done::Again(next.min(PERIOD)))
     }
+}
 
+impl Controller {
     fn silence(&self, key: &Key) -> Duration {
         let sign = self.sign_of_life(key);
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);

@@ -15,18 +15,17 @@ use serde_json::json;
 use skiff_client::{
     cache::{Cache, Key},
     events::Recorder,
-    reconcile::{self, Done, Queue},
+    reconcile::{Done, Queue},
 };
 
 use super::plan::{self, Failure, Plan};
 use crate::{
     Job,
-    context::{Context, on_self},
-    object::{self, controller_of, controller_ref, is_namespace_ending, is_not_found, labels, name, namespace, uid},
+    context::{Context, Reconcile, on_owned, on_self},
+    object::{self, controller_ref, is_namespace_ending, is_not_found, name, namespace, uid},
 };
 
 const IDENTITY: &str = "replicaset-controller";
-const PARALLEL: usize = 8;
 /// Creations begin with one pod and double, so that a pod that cannot be made is not tried hundreds of times.
 const FIRST_BATCH: usize = 1;
 
@@ -46,30 +45,13 @@ pub(crate) fn start(cx: &Arc<Context>) -> Job {
         events: cx.recorder(IDENTITY, IDENTITY),
     };
     on_self(&me.sets, &queue);
-    me.on_pods(&queue);
-    let cx = cx.clone();
-    Box::pin(async move {
-        cx.synced().await;
-        reconcile::run("replicaset", queue, PARALLEL, cx.stop.clone(), |key| me.reconcile(key)).await;
-    })
+    on_owned(&me.pods, &me.sets, &queue);
+    cx.spawn(queue, me)
 }
 
-impl Controller {
-    /// A pod concerns the set that controls it, before or after the change; an orphan every set that would take it.
-    fn on_pods(&self, queue: &Arc<Queue>) {
-        let (queue, sets) = (queue.clone(), self.sets.clone());
-        self.pods.subscribe(move |old, new| {
-            for pod in old.into_iter().chain(new) {
-                match controller_of(&pod.metadata) {
-                    Some(owner) if owner.kind == "ReplicaSet" => {
-                        queue.add(Key::new(namespace(&pod.metadata), &owner.name));
-                    }
-                    Some(_) => {}
-                    None => takers(&sets, pod).for_each(|key| queue.add(key)),
-                }
-            }
-        });
-    }
+impl Reconcile for Controller {
+    const NAME: &'static str = "replicaset";
+    const PARALLEL: usize = 8;
 
     async fn reconcile(&self, key: Key) -> Result<Done, Error> {
         let Some(set) = self.sets.get(&key) else { return Ok(Done::Settled) };
@@ -87,7 +69,9 @@ impl Controller {
         let wait = self.write_status(&set, &seen, failure.as_ref(), now).await?;
         outcome.map(|()| wait)
     }
+}
 
+impl Controller {
     async fn claim(&self, set: &ReplicaSet, plan: &Plan) -> Result<(), Error> {
         let api = self.pods_of(set);
         for pod in &plan.adopt {
@@ -185,13 +169,6 @@ impl Controller {
     fn pods_of(&self, set: &ReplicaSet) -> Api<Pod> {
         Api::namespaced(self.client.clone(), namespace(&set.metadata))
     }
-}
-
-fn takers<'a>(sets: &Cache<ReplicaSet>, pod: &'a Pod) -> impl Iterator<Item = Key> + use<'a> {
-    sets.namespace(namespace(&pod.metadata)).into_iter().filter_map(move |set| {
-        let selector = object::selector(&set.spec.as_ref()?.selector);
-        selector.matches(labels(&pod.metadata)).then(|| Key::of(&*set))
-    })
 }
 
 fn failure(plan: &Plan, error: &Error) -> Failure {

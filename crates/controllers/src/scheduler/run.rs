@@ -19,18 +19,17 @@ use serde_json::json;
 use skiff_client::{
     cache::{Cache, Key},
     events::Recorder,
-    reconcile::{self, Done, Queue},
+    reconcile::{Done, Queue},
 };
 
 use super::plan::{self, Unfit};
 use crate::{
     Job,
-    context::Context,
+    context::{Context, Reconcile},
     object::{condition, is_deleted, is_not_found, is_over, node_of, uid},
 };
 
 const IDENTITY: &str = "system:kube-scheduler";
-const PARALLEL: usize = 16;
 /// A pod that fits nowhere is looked at again after this time even when nothing seems to have changed.
 const RETRY: Duration = Duration::from_secs(60);
 
@@ -61,11 +60,24 @@ pub(crate) fn start(cx: &Arc<Context>) -> Job {
     };
     me.on_pods(&queue);
     me.on_nodes(&queue);
-    let cx = cx.clone();
-    Box::pin(async move {
-        cx.synced().await;
-        reconcile::run("scheduler", queue, PARALLEL, cx.stop.clone(), |key| me.reconcile(key)).await;
-    })
+    cx.spawn(queue, me)
+}
+
+impl Reconcile for Scheduler {
+    const NAME: &'static str = "scheduler";
+    const PARALLEL: usize = 16;
+
+    async fn reconcile(&self, key: Key) -> Result<Done, Error> {
+        let Some(pod) = self.pods.get(&key).filter(|p| plan::is_waiting(p)) else {
+            lock(&self.state).unfit.remove(&key);
+            return Ok(Done::Settled);
+        };
+        match self.decide(&key, &pod) {
+            None => Ok(Done::Settled),
+            Some(Ok(node)) => self.bind(&key, &pod, &node).await,
+            Some(Err(unfit)) => self.refuse(&pod, &unfit).await,
+        }
+    }
 }
 
 impl Scheduler {
@@ -88,18 +100,6 @@ impl Scheduler {
     fn on_nodes(&self, queue: &Arc<Queue>) {
         let (queue, state) = (queue.clone(), self.state.clone());
         self.nodes.subscribe(move |_, _| wake(&state, &queue));
-    }
-
-    async fn reconcile(&self, key: Key) -> Result<Done, Error> {
-        let Some(pod) = self.pods.get(&key).filter(|p| plan::is_waiting(p)) else {
-            lock(&self.state).unfit.remove(&key);
-            return Ok(Done::Settled);
-        };
-        match self.decide(&key, &pod) {
-            None => Ok(Done::Settled),
-            Some(Ok(node)) => self.bind(&key, &pod, &node).await,
-            Some(Err(unfit)) => self.refuse(&pod, &unfit).await,
-        }
     }
 
     /// Chooses and takes the room in one step, so that two pods never take the same. None: it has a node already.

@@ -1,6 +1,7 @@
 //! The controllers against a real API server over a store in memory. Nodes are played: a task marks bound pods as
 //! running and ready and lets deleted ones go, as a node would.
 
+mod balancer;
 mod support;
 
 use k8s_openapi::{

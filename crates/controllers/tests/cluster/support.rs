@@ -71,8 +71,33 @@ pub(crate) fn scheduled_message(pods: &[Pod]) -> Option<String> {
 pub(crate) struct Cluster {
     client: Client,
     stop: Stop,
-    controllers: tokio::task::JoinHandle<Result<(), skiff_controllers::Error>>,
+    clients: Clients,
+    config: skiff_controllers::Config,
+    controllers: Controllers,
     _keys: tempfile::TempDir,
+}
+
+/// The controllers of one life.
+struct Controllers {
+    stop: Stop,
+    ended: tokio::task::JoinHandle<Result<(), skiff_controllers::Error>>,
+}
+
+impl Controllers {
+    async fn start(config: skiff_controllers::Config, clients: Clients) -> Self {
+        let stop = Stop::new();
+        let (ready, readiness) = readiness();
+        let as_controller = Arc::new(move |name: &str| clients.as_controller(name));
+        let ended = tokio::spawn(skiff_controllers::run(config, as_controller, ready, stop.clone()));
+        assert!(readiness.wait().await, "the controllers ended before they were ready");
+        Controllers { stop, ended }
+    }
+
+    async fn end(&mut self) {
+        self.stop.cancel();
+        let ended = (&mut self.ended).await;
+        ended.expect("the controllers did not panic").expect("they ended because they were told to");
+    }
 }
 
 impl Cluster {
@@ -87,22 +112,15 @@ impl Cluster {
             async move { reply.await.map(|body| body.map_err(Into::into).boxed_unsync()) }
         });
         let stop = Stop::new();
-        let (ready, readiness) = readiness();
         let config = skiff_controllers::Config {
             cluster_cidr: "10.244.0.0/16".parse().expect("a range"),
             node_mask: 24,
+            lb_pool: "192.0.2.101-192.0.2.102".parse().expect("a pool"),
             ca: pki.ca_pem().to_string(),
         };
-        let of_controllers = clients.clone();
-        let controllers = tokio::spawn(skiff_controllers::run(
-            config,
-            Arc::new(move |name: &str| of_controllers.as_controller(name)),
-            ready,
-            stop.clone(),
-        ));
-        assert!(readiness.wait().await, "the controllers ended before they were ready");
-        let cluster =
-            Cluster { client: clients.as_identity(Identity::admin()), stop: stop.clone(), controllers, _keys: keys };
+        let controllers = Controllers::start(config.clone(), clients.clone()).await;
+        let client = clients.as_identity(Identity::admin());
+        let cluster = Cluster { client, stop: stop.clone(), clients, config, controllers, _keys: keys };
         tokio::spawn(play_nodes(cluster.client.clone(), stop));
         for node in nodes {
             cluster.node(node).await;
@@ -152,9 +170,15 @@ impl Cluster {
         }
     }
 
-    pub(crate) async fn end(self) {
+    /// The controllers end and others begin, which know only what the server knows.
+    pub(crate) async fn restart(&mut self) {
+        self.controllers.end().await;
+        self.controllers = Controllers::start(self.config.clone(), self.clients.clone()).await;
+    }
+
+    pub(crate) async fn end(mut self) {
         self.stop.cancel();
-        self.controllers.await.expect("the controllers did not panic").expect("they ended because they were told to");
+        self.controllers.end().await;
     }
 }
 

@@ -7,6 +7,7 @@
 //! Namespaces with their links are made ahead of use ([`POOL`]), so a new pod only needs its address and routes.
 
 mod ipam;
+mod link;
 mod messages;
 mod namespace;
 mod netlink;
@@ -24,9 +25,9 @@ use rtnetlink::packet_route::{RouteNetlinkMessage, link::LinkAttribute};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-use crate::hostports::HostPort;
-
+pub use self::link::{Link, link_of};
 use self::{ipam::Ipam, namespace::Namespace, netlink::Netlink};
+use crate::hostports::HostPort;
 
 pub const BRIDGE: &str = "skiff0";
 /// Namespaces that stand ready.
@@ -44,6 +45,8 @@ pub enum Error {
     Netlink(#[from] netlink::Error),
     #[error("the device {0} is missing although it was just made")]
     Missing(String),
+    #[error("no Ethernet interface has the node's address {0}: give the address of one with --node-ip")]
+    NoLink(IpAddr),
     #[error("{path}: {cause}")]
     File { path: PathBuf, cause: io::Error },
 }

@@ -8,8 +8,9 @@ use std::{
     path::Path,
 };
 
-use ipnet::Ipv4Net;
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
+use skiff_controllers::Pool;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -29,6 +30,32 @@ pub(crate) struct Config {
     /// Who resolves names outside the cluster, seen from the host; none: the host's resolv.conf says.
     #[serde(default)]
     pub(crate) dns_upstreams: Vec<SocketAddr>,
+    /// Services of type LoadBalancer get their addresses from here.
+    #[serde(default = "default_lb_pool", with = "as_text")]
+    pub(crate) lb_pool: Pool,
+}
+
+fn default_lb_pool() -> Pool {
+    "172.31.255.0/24".parse().expect("a well-formed pool")
+}
+
+/// A value that is kept as what it is written as.
+mod as_text {
+    use std::{fmt::Display, str::FromStr};
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<T: Display, S: Serializer>(value: &T, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(value)
+    }
+
+    pub(super) fn deserialize<'de, T, D>(from: D) -> Result<T, D::Error>
+    where
+        T: FromStr<Err: Display>,
+        D: Deserializer<'de>,
+    {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
 }
 
 /// The first part of every address of a node subnet: 172.30.INDEX.x.
@@ -63,6 +90,7 @@ impl Config {
             domain: "cluster.local".into(),
             api_port,
             dns_upstreams: vec![],
+            lb_pool: default_lb_pool(),
         }
     }
 
@@ -102,7 +130,12 @@ impl Config {
                 return Err(format!("the ranges {a} and {b} overlap: services, pods and nodes each need their own"));
             }
         }
-        Ok(())
+        let balancers = self.lb_pool_v4();
+        let shared = |net: &Ipv4Net| balancers.iter().any(|b| overlap(*b, *net));
+        match [services, pods, nodes].into_iter().find(shared) {
+            Some(net) => Err(format!("--lb-pool {} overlaps with {net}: load balancers need their own", self.lb_pool)),
+            None => Ok(()),
+        }
     }
 
     pub(crate) fn node_name(&self, number: u8) -> String {
@@ -123,6 +156,12 @@ impl Config {
 
     pub(crate) fn node_subnet(&self) -> Ipv4Net {
         Ipv4Net::new_assert(self.subnet_address(0), 24)
+    }
+
+    /// The pool's networks that the host can have routes to.
+    pub(crate) fn lb_pool_v4(&self) -> Vec<Ipv4Net> {
+        let v4 = |net| if let IpNet::V4(net) = net { Some(net) } else { None };
+        self.lb_pool.networks().into_iter().filter_map(v4).collect()
     }
 
     pub(crate) fn zone(&self, number: u8) -> Option<String> {
@@ -159,10 +198,21 @@ mod tests {
         assert!(Config::load(&path).unwrap().is_none());
         let mut config = Config::new("a", 3, 2, 6443);
         config.dns_upstreams = vec!["192.0.2.53:53".parse().unwrap()];
+        config.lb_pool = "192.0.2.0/28,192.0.2.30-192.0.2.31".parse().unwrap();
         config.save(&path).unwrap();
         assert_eq!(Config::load(&path).unwrap(), Some(config));
         fs::write(&path, "{").unwrap();
         assert!(Config::load(&path).unwrap_err().to_string().contains("skiff down --delete"));
+    }
+
+    #[test]
+    fn load_balancers_have_a_range_of_their_own() {
+        let with = |pool: &str| Config { lb_pool: pool.parse().unwrap(), ..Config::new("a", 3, 2, 6443) };
+        assert_eq!(Config::new("a", 3, 2, 6443).check(), Ok(()));
+        assert_eq!(with("192.0.2.0/24,fd00::/112").check(), Ok(()));
+        for wrong in ["10.96.3.0/24", "192.0.2.0/24,172.30.3.200-172.30.3.220", "10.244.7.7"] {
+            assert!(with(wrong).check().unwrap_err().contains("--lb-pool"), "{wrong}");
+        }
     }
 
     #[test]

@@ -225,7 +225,12 @@ fn write_kubeconfig(config: &Config, paths: &Paths, pki: &Pki) -> Result<()> {
 
 async fn controllers(config: &Config, pki: &Pki, clients: &Clients, stop: &Stop) -> Result<()> {
     let cluster_cidr = IpNet::V4(config.pod_cidr);
-    let told = skiff_controllers::Config { cluster_cidr, node_mask: NODE_MASK, ca: pki.ca_pem().into() };
+    let told = skiff_controllers::Config {
+        cluster_cidr,
+        node_mask: NODE_MASK,
+        lb_pool: config.lb_pool.clone(),
+        ca: pki.ca_pem().into(),
+    };
     let (ready, readiness) = readiness();
     let (clients, stop) = (clients.clone(), stop.clone());
     let as_controller: skiff_controllers::Clients = Arc::new(move |name: &str| clients.as_controller(name));

@@ -1,5 +1,5 @@
-//! A node of this machine: one thread that lives in the node's network namespace and runs the node's agent, its proxy and
-//! its DNS server. Sockets and threads made there belong to the namespace.
+//! A node of this machine: one thread that lives in the node's network namespace and runs the node's agent, its proxy,
+//! its DNS server and the announcer of load balancers' addresses. Sockets and threads made there belong to the namespace.
 
 use std::{
     future::Future,
@@ -30,6 +30,7 @@ pub(crate) struct Node {
     pub(crate) agent: skiff_node::Config,
     pub(crate) proxy: skiff_proxy::Config,
     pub(crate) dns: skiff_dns::Config,
+    pub(crate) announce: skiff_node::announce::Config,
 }
 
 /// One readiness for each component, with its name.
@@ -63,7 +64,7 @@ pub(crate) struct NodeClients {
     pub(crate) dns: kube::Client,
 }
 
-/// Runs the three components until told to stop.
+/// Runs the components until told to stop. The announcer sees what the proxy sees, and as the proxy.
 pub(crate) async fn run(node: Node, clients: NodeClients, [agent, proxy, dns]: [Ready; 3], stop: Stop) {
     tokio::join!(
         keep_running("node agent", agent, &stop, |ready| {
@@ -74,6 +75,9 @@ pub(crate) async fn run(node: Node, clients: NodeClients, [agent, proxy, dns]: [
         }),
         keep_running("DNS", dns, &stop, |ready| {
             skiff_dns::run(node.dns.clone(), clients.dns.clone(), ready, stop.clone())
+        }),
+        keep_running("announcer", readiness().0, &stop, |_| {
+            skiff_node::announce::run(node.announce.clone(), clients.proxy.clone(), stop.clone())
         }),
     );
 }
@@ -136,7 +140,9 @@ pub(crate) fn describe(config: &Config, paths: &Paths, pki: &Pki, number: u8) ->
         images: paths.images(),
         cgroup: format!("{}/{}", sweep::cgroup(&config.name), place.name),
     };
-    let ranges = Ranges { pods: config.pod_cidr.into(), services: vec![config.service_cidr.into()] };
+    // What nobody serves is refused in the pool as in the service range: no packet goes to and fro between node and host.
+    let services = [IpNet::from(config.service_cidr)].into_iter().chain(config.lb_pool.networks()).collect();
+    let ranges = Ranges { pods: config.pod_cidr.into(), services };
     Ok(Node { netns: paths.netns(&place.name), ..place.node(directories, ranges, tls, Handle::current()) })
 }
 
@@ -199,7 +205,12 @@ impl Place {
             max_pods: MAX_PODS,
             shim: None,
         };
-        Node { name: self.name, netns: PathBuf::new(), agent, proxy, dns }
+        let announce = skiff_node::announce::Config {
+            node_name: self.name.clone(),
+            node_ip: self.ip,
+            cluster: skiff_node::announce::cluster_id(&agent.tls.client_ca),
+        };
+        Node { name: self.name, netns: PathBuf::new(), agent, proxy, dns, announce }
     }
 }
 

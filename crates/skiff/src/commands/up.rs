@@ -53,6 +53,10 @@ pub(crate) fn decide(name: &str, paths: &Paths, shape: &Shape) -> Result<Config>
         if !shape.dns_upstream.is_empty() {
             config.dns_upstreams = shape.dns_upstream.clone();
         }
+        if let Some(pool) = &shape.lb_pool {
+            config.lb_pool = pool.clone();
+            config.check().map_err(anyhow::Error::msg)?;
+        }
         config.save(&paths.config())?;
         return Ok(config);
     }
@@ -61,15 +65,23 @@ pub(crate) fn decide(name: &str, paths: &Paths, shape: &Shape) -> Result<Config>
     config.dns_upstreams = shape.dns_upstream.clone();
     config.service_cidr = shape.service_cidr.unwrap_or(config.service_cidr);
     config.pod_cidr = shape.pod_cidr.unwrap_or(config.pod_cidr);
+    config.lb_pool = shape.lb_pool.clone().unwrap_or(config.lb_pool);
     config.check().map_err(anyhow::Error::msg)?;
     config.save(&paths.config())?;
     Ok(config)
 }
 
-/// A running cluster keeps its port too.
+/// A running cluster keeps its port and its pool too.
 fn refuse_another(paths: &Paths, shape: &Shape) -> Result<()> {
     let Some(config) = Config::load(&paths.config())? else { return Ok(()) };
     refuse_other_shape(&config, shape)?;
+    if shape.lb_pool.as_ref().is_some_and(|pool| *pool != config.lb_pool) {
+        bail!(
+            "cluster {0:?} is running with --lb-pool {1}; to give it another, stop it first: `skiff down --name {0}`",
+            config.name,
+            config.lb_pool
+        );
+    }
     match shape.api_port {
         Some(port) if port != config.api_port => bail!(
             "cluster {0:?} is running with --api-port {1}; to give it another, stop it first: `skiff down --name {0}`",

@@ -11,6 +11,7 @@ use std::{
 
 use futures::TryStreamExt;
 use ipnet::Ipv4Net;
+use netlink_packet_route::route::RouteScope;
 use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder, new_connection};
 
 use super::{
@@ -182,12 +183,15 @@ async fn wire_node(node: &NodeLink) -> io::Result<()> {
 async fn host_routes(handle: &Handle, net: &Network) -> Result<Warnings, Error> {
     let link = existing(handle, &net.host_link).await.during(|| "find the host's link".into())?;
     let mut warnings = vec![];
-    for range in &net.routes {
+    let through_node = net.routes.iter().map(|range| (range, Some(net.nodes[0].ip.addr())));
+    for (range, gateway) in through_node.chain(net.on_link.iter().map(|range| (range, None))) {
         let route = RouteMessageBuilder::<Ipv4Addr>::new()
             .destination_prefix(range.network(), range.prefix_len())
-            .gateway(net.nodes[0].ip.addr())
-            .output_interface(link)
-            .build();
+            .output_interface(link);
+        let route = match gateway {
+            Some(gateway) => route.gateway(gateway).build(),
+            None => route.scope(RouteScope::Link).build(),
+        };
         match handle.route().add(route).execute().await.map_err(os_error) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {

@@ -16,6 +16,8 @@ pub(crate) struct Network {
     pub(crate) nodes: Vec<NodeLink>,
     /// What the host reaches through the first node.
     pub(crate) routes: Vec<Ipv4Net>,
+    /// What the host looks for on the link: whichever node has the address answers.
+    pub(crate) on_link: Vec<Ipv4Net>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +55,7 @@ pub(crate) fn network(config: &Config, paths: &Paths) -> Network {
         hub: several.then(|| paths.netns("hub")),
         nodes: (0..config.nodes).map(node).collect(),
         routes: vec![config.service_cidr, config.pod_cidr],
+        on_link: config.lb_pool_v4(),
         host_link,
     }
 }
