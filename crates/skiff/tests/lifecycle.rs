@@ -188,10 +188,57 @@ fn three_nodes() {
         assert!(cluster.machine().run(&format!("curl -sS -m 5 {url}")).starts_with("web-"), "the host asks {url}");
     }
     pods_reach_each_other(&cluster, &pods);
+    balancer_moves(&cluster, nodes.len());
     let before_down = cluster.machine().run("ip -o link");
     assert!(before_down.contains("skiff"));
     cluster.skiff_ok(&["down"]);
     assert!(!cluster.machine().run("ip -o link").contains("skiff"));
+}
+
+/// The Service becomes a load balancer, reached by the host and by a machine on the nodes' link; the node that answers for
+/// its address is cut off, and another one answers.
+fn balancer_moves(cluster: &Cluster, nodes: usize) {
+    let ip = cluster.with(|client| async move {
+        let api = Api::<k8s_openapi::api::core::v1::Service>::default_namespaced(client);
+        let change = kube::api::Patch::Merge(json!({"spec": {"type": "LoadBalancer"}}));
+        api.patch("web", &Default::default(), &change).await.expect("a load balancer");
+        loop {
+            let service = api.get("web").await.expect("the Service");
+            let ingress = service.status.and_then(|s| s.load_balancer?.ingress?.pop()?.ip);
+            match ingress {
+                Some(ip) => return ip,
+                None => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    });
+    assert!(ip.starts_with("172.31.255."), "{ip} is of the default pool");
+    let hub = format!("nsenter --net={}", cluster.run_dir().join("netns/hub").display());
+    let served = |from: &str| {
+        eventually(&format!("{ip} answers {from}"), || {
+            let said = cluster.machine().run(&format!("{from} curl -sS -m 2 http://{ip}/ 2>&1 || true"));
+            if said.starts_with("web-") { Ok(()) } else { Err(said) }
+        });
+    };
+    served("");
+    let link = "ip addr add 172.30.0.77/24 dev skiff && ip route add 172.31.255.0/24 dev skiff";
+    cluster.machine().run(&format!("{hub} sh -c '{link}'"));
+    served(&hub);
+    let mac = || cluster.machine().run(&format!("ip neigh show {ip} | grep -o 'lladdr [^ ]*'"));
+    let before = mac();
+    let port = (1..=nodes).find(|n| {
+        let netns = cluster.run_dir().join(format!("netns/{}-{n}", cluster.name));
+        let shown = cluster.machine().run(&format!("nsenter --net={} ip link show eth0", netns.display()));
+        shown.contains(before.trim().trim_start_matches("lladdr "))
+    });
+    let port = port.expect("one of the nodes answers");
+    cluster.machine().run(&format!("{hub} ip link set node{port} down"));
+    let cut = std::time::Instant::now();
+    eventually("another node answers", || {
+        let now = mac();
+        if now == before { Err(now) } else { Ok(()) }
+    });
+    eprintln!("the address moved within {:?}", cut.elapsed());
+    served("");
 }
 
 /// Asks until every pod has answered once.

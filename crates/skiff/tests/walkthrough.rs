@@ -44,7 +44,9 @@ fn walk(kind: Kubectl) {
     let samples = Samples::get();
     let registry = Registry::start(dir.path()).expect("a registry");
     let bye = samples.push(&samples.image("ms-bye", "ms-bye.js"), &registry, "samples/ms-bye", "v4", dir.path());
-    let cluster = Cluster::up("walk", &[]);
+    // The host has one route to a pool, and other clusters may run beside this one.
+    let pool = format!("{}.0/24", pool_prefix());
+    let cluster = Cluster::up("walk", &["--lb-pool", &pool]);
     cluster.skiff_ok(&["image", "load", &samples.archive(dir.path()).display().to_string()]);
     let k = cluster.kubectl(kind);
 
@@ -71,6 +73,7 @@ fn walk(kind: Kubectl) {
     headless(&k);
     node_port(&k);
     several_ports(&k);
+    load_balancers(&k);
     deleted_service(&k);
 }
 
@@ -633,6 +636,66 @@ fn several_ports(k: &Client<'_>) {
     for (port, target) in [(30475, 8080), (31261, 5555), (30013, 8085)] {
         assert_eq!(k.exec(&bye, &["curl", "-s", &format!("{node}:{port}")]), format!("port {target}"));
     }
+}
+
+/// Of this process alone, in the range for tests of network devices.
+fn pool_prefix() -> String {
+    let number = std::process::id() % 512;
+    format!("198.{}.{}", 18 + number / 256, number % 256)
+}
+
+fn balancer(name: &str) -> String {
+    format!(
+        "{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, spec: {{type: LoadBalancer, selector: {{app: ms-hello-pods}}, \
+         ports: [{{port: 17, targetPort: 7777}}]}}}}"
+    )
+}
+
+/// The address that the Service comes to have.
+fn external_ip(k: &Client<'_>, name: &str) -> String {
+    eventually(&format!("{name} has an address"), || {
+        let ip = k.jsonpath(&["svc", name], "{.status.loadBalancer.ingress[0].ip}");
+        if ip.is_empty() { Err(k.ok(&["describe", "svc", name])) } else { Ok(ip) }
+    })
+}
+
+/// What the host gets: from outside the cluster, by the link.
+fn from_host(url: &str) -> String {
+    eventually(&format!("{url} answers the host"), || {
+        tools::run(std::process::Command::new("curl").args(["-sS", "-m", "5", url]))
+    })
+}
+
+/// W28
+fn load_balancers(k: &Client<'_>) {
+    k.apply(&format!("{}\n---\n{}", balancer("lb-one"), balancer("lb-two")));
+    let (one_ip, two_ip) = (external_ip(k, "lb-one"), external_ip(k, "lb-two"));
+    assert_ne!(one_ip, two_ip);
+    let prefix = format!("{}.", pool_prefix());
+    assert!(one_ip.starts_with(&prefix) && two_ip.starts_with(&prefix), "{one_ip} {two_ip}");
+    let shown = k.ok(&["get", "svc", "lb-one"]);
+    assert!(shown.contains("LoadBalancer") && shown.contains(&one_ip) && shown.contains("17:3"), "{shown}");
+    for ip in [&one_ip, &two_ip] {
+        assert_eq!(from_host(&format!("http://{ip}:17")), HELLO);
+        assert_eq!(k.exec(&one(k, BYE_PODS), &["curl", "-s", &format!("{ip}:17")]), HELLO);
+        let addresses = k.cluster.skiff_ok(&["shell", "--", "ip", "-o", "address"]);
+        assert!(!addresses.contains(ip.as_str()), "it stands on no interface: {addresses}");
+    }
+    let port = k.jsonpath(&["svc", "lb-one"], "{.spec.ports[0].nodePort}");
+    let node = k.cluster.skiff_ok(&["ip"]).trim().to_owned();
+    assert_eq!(from_host(&format!("http://{node}:{port}")), HELLO);
+    assert_eq!(k.exec(&one(k, BYE_PODS), &["curl", "-s", "lb-one:17"]), HELLO);
+    eventually("the events of a load balancer", || {
+        let shown = k.ok(&["describe", "svc", "lb-one"]);
+        if shown.contains("EnsuredLoadBalancer") { Ok(()) } else { Err(shown) }
+    });
+    k.ok(&["delete", "svc", "lb-one"]);
+    k.apply(&balancer("lb-three"));
+    assert_eq!(external_ip(k, "lb-three"), one_ip, "a deleted Service's address is given out again");
+    k.ok(&["delete", "svc", "lb-two", "lb-three"]);
+    let refused =
+        tools::run(std::process::Command::new("curl").args(["-sS", "-m", "5", &format!("http://{two_ip}:17")]));
+    assert!(refused.is_err_and(|e| !e.contains("timed out")), "an address that nobody has any more hangs");
 }
 
 /// W35: gone at once, and refused rather than hung.

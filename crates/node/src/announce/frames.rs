@@ -68,9 +68,8 @@ pub(super) fn arp_reply(question: &ArpQuestion, mac: Mac) -> Vec<u8> {
 
 /// As a request and as a reply: there are hosts that heed only the one or the other.
 pub(super) fn gratuitous_arp(ip: Ipv4Addr, mac: Mac) -> [Vec<u8>; 2] {
-    [(REQUEST, [0; 6]), (REPLY, EVERYBODY)].map(|(operation, target)| {
-        arp(EVERYBODY, mac, &Arp { operation, sender: (mac, ip), target: (target, ip) })
-    })
+    [(REQUEST, [0; 6]), (REPLY, EVERYBODY)]
+        .map(|(operation, target)| arp(EVERYBODY, mac, &Arp { operation, sender: (mac, ip), target: (target, ip) }))
 }
 
 const ICMPV6: u8 = 58;

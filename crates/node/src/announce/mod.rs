@@ -201,7 +201,9 @@ impl Speaker {
         }
         match Socket::open_neighbours(self.link, &groups) {
             Ok(socket) => self.ndp = Some(socket),
-            Err(e) => warn!("cannot listen for IPv6 neighbours: {e}; IPv6 addresses are announced, but not answered for"),
+            Err(e) => {
+                warn!("cannot listen for IPv6 neighbours: {e}; IPv6 addresses are announced, but not answered for")
+            }
         }
     }
 

@@ -180,10 +180,8 @@ impl Cluster for Observed {
             let of_service = |(at, home): &(&Key, &Homes)| at.0 == *namespace && home.0 == *name;
             self.slices.objects.iter().filter(of_service).flat_map(|(_, home)| home.1.clone()).collect()
         };
-        let balancer = |(key, known): (&Key, &Known)| Balancer {
-            ips: known.ips.clone(),
-            only: known.local.then(|| homes(key)),
-        };
+        let balancer =
+            |(key, known): (&Key, &Known)| Balancer { ips: known.ips.clone(), only: known.local.then(|| homes(key)) };
         self.services.objects.iter().map(balancer).collect()
     }
 

@@ -24,7 +24,7 @@ impl Socket {
         let socket = socket2::Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0)))?;
         socket.set_nonblocking(true)?;
         socket.bind(&address(link, ethertype))?;
-        Ok(Socket(AsyncFd::register(socket)?))
+        watched(socket)
     }
 
     /// Neighbour solicitations to the groups.
@@ -44,7 +44,7 @@ impl Socket {
             join(&socket, link, *group)?;
         }
         socket.bind(&address(link, IPV6))?;
-        Ok(Socket(AsyncFd::register(socket)?))
+        watched(socket)
     }
 
     /// The next frame. Errors (the interface is down) are waited out: the next frame will come or not.
@@ -71,6 +71,11 @@ impl Socket {
             debug!("cannot speak on the link just now: {e}");
         }
     }
+}
+
+fn watched(socket: socket2::Socket) -> io::Result<Socket> {
+    // SAFETY: the socket owns its descriptor, which stays open and the same for as long as it lives.
+    Ok(Socket(unsafe { AsyncFd::register(socket)? }))
 }
 
 fn address(link: Link, ethertype: u16) -> SockAddr {

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::model::{ANNOTATION_TRIGGER_TIME, LABEL_SERVICE_NAME};
 
-/// So many addresses of one subset are mirrored.
+/// So many addresses of one subset are mirrored, all into one slice of each family.
 const CAPACITY: usize = 1000;
 
 /// The plan, and what the owner of the Endpoints should be told.
@@ -46,7 +46,7 @@ pub fn plan(endpoints: &Endpoints, existing: &[&EndpointSlice]) -> Mirror {
         }
     }
     // Without addresses there is nothing to mirror, not even an empty slice.
-    mirror.plan = Frame { metadata: metadata(endpoints), existing }.fill(groups, &[]);
+    mirror.plan = Frame { metadata: metadata(endpoints), existing, capacity: CAPACITY }.fill(groups, &[]);
     mirror
 }
 
@@ -156,6 +156,15 @@ mod tests {
         let changed = plan(&endpoints(&[(&["1.2.3.5"], 8080)]), &[&slice]).plan;
         assert_eq!((changed.create.len(), changed.update.len(), changed.delete.len()), (0, 1, 0));
         assert_eq!(plan(&endpoints(&[]), &[&slice]).plan.delete, ["web-x"]);
+    }
+
+    #[test]
+    fn a_thousand_addresses_stand_in_one_slice() {
+        let ips: Vec<String> = (0..1100u32).map(|i| format!("10.0.{}.{}", i / 250, i % 250 + 1)).collect();
+        let ips: Vec<&str> = ips.iter().map(String::as_str).collect();
+        let mirror = plan(&endpoints(&[(&ips, 80)]), &[]);
+        let sizes: Vec<usize> = mirror.plan.create.iter().map(|s| s.endpoints.as_ref().unwrap().len()).collect();
+        assert_eq!((sizes, mirror.too_many), (vec![1000], true));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use super::{
 use crate::model::{ANNOTATION_TRIGGER_TIME, LABEL_SERVICE_NAME};
 
 /// So many endpoints fit into one slice.
-pub(crate) const CAPACITY: usize = 100;
+const CAPACITY: usize = 100;
 
 /// What is to be written. Names of new slices come from the server.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -44,7 +44,7 @@ pub fn plan<P: AsRef<Pod>>(
     trigger: Option<String>,
 ) -> Plan {
     let wanted = wanted(service, pods, nodes);
-    let frame = Frame { metadata: metadata(service, trigger), existing };
+    let frame = Frame { metadata: metadata(service, trigger), existing, capacity: CAPACITY };
     let mut plan = frame.fill(wanted.groups, &wanted.families);
     plan.node_missing = wanted.node_missing;
     plan
@@ -55,6 +55,8 @@ pub(crate) struct Frame<'a> {
     /// generateName, namespace, labels, annotations and owner of every slice of the plan.
     pub metadata: ObjectMeta,
     pub existing: &'a [&'a EndpointSlice],
+    /// So many endpoints fit into one slice.
+    pub capacity: usize,
 }
 
 /// One kind of slice: family and ports.
@@ -264,11 +266,12 @@ impl Frame<'_> {
         // Slices that must be written anyway take newcomers first, the fullest of them before the others.
         parts.sort_by_key(|p| (Reverse(p.changed), Reverse(p.endpoints.len())));
         for part in parts.iter_mut().filter(|p| p.changed) {
-            part.take(&mut rest);
+            part.take(&mut rest, self.capacity);
         }
         // What is left goes whole into the fullest slice that can hold it, else into new slices.
-        let spill = rest.len() % CAPACITY;
-        let fitting = parts.iter_mut().filter(|p| spill > 0 && !p.changed && p.endpoints.len() + spill <= CAPACITY);
+        let spill = rest.len() % self.capacity;
+        let fitting =
+            parts.iter_mut().filter(|p| spill > 0 && !p.changed && p.endpoints.len() + spill <= self.capacity);
         if let Some(part) = fitting.max_by_key(|p| p.endpoints.len()) {
             let from = rest.len() - spill;
             part.endpoints.extend(rest.drain(from..));
@@ -287,7 +290,7 @@ impl Frame<'_> {
             }
         }
         while !rest.is_empty() || (placeholder && kept == 0) {
-            let part = rest.drain(..rest.len().min(CAPACITY)).collect();
+            let part = rest.drain(..rest.len().min(self.capacity)).collect();
             plan.create.push(slice(shape, self.metadata.clone(), part));
             kept += 1;
         }
@@ -349,8 +352,8 @@ impl<'s> Part<'s> {
         Part { slice, endpoints, changed }
     }
 
-    fn take(&mut self, rest: &mut Vec<Endpoint>) {
-        let room = CAPACITY.saturating_sub(self.endpoints.len()).min(rest.len());
+    fn take(&mut self, rest: &mut Vec<Endpoint>, capacity: usize) {
+        let room = capacity.saturating_sub(self.endpoints.len()).min(rest.len());
         self.endpoints.extend(rest.drain(..room));
     }
 }
