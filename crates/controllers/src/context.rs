@@ -3,7 +3,7 @@
 use std::{future::Future, sync::Arc};
 
 use k8s_openapi::{
-    api::apps::v1::{Deployment, ReplicaSet},
+    api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet},
     apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
 };
 use kube::{Error, Resource, runtime::watcher};
@@ -106,6 +106,18 @@ pub(crate) fn on_self<K: Object>(cache: &Cache<K>, queue: &Arc<Queue>) {
             queue.add(Key::of(&**object));
         }
     });
+}
+
+impl Owner for StatefulSet {
+    fn selector(&self) -> Option<&LabelSelector> {
+        self.spec.as_ref().map(|s| &s.selector)
+    }
+}
+
+impl Owner for DaemonSet {
+    fn selector(&self) -> Option<&LabelSelector> {
+        self.spec.as_ref().map(|s| &s.selector)
+    }
 }
 
 /// An object concerns the owner that controls it, before or after the change; an orphan every owner that would take it.

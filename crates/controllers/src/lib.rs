@@ -9,6 +9,7 @@ mod endpointslice;
 #[cfg(test)]
 mod fixture;
 mod garbage;
+mod history;
 mod loadbalancer;
 mod mirroring;
 mod namespace;
@@ -16,10 +17,12 @@ mod nodeipam;
 mod nodelifecycle;
 mod object;
 mod podgc;
+mod pods;
 mod replicaset;
 mod rootca;
 mod scheduler;
 mod serviceaccount;
+mod statefulset;
 
 use std::{future::Future, net::IpAddr, pin::Pin, sync::Arc};
 
@@ -84,6 +87,7 @@ fn jobs(cx: &Arc<Context>) -> Vec<(&'static str, Job)> {
     vec![
         ("replicaset", replicaset::run::start(cx)),
         ("deployment", deployment::run::start(cx)),
+        ("statefulset", statefulset::run::start(cx)),
         ("scheduler", scheduler::run::start(cx)),
         ("endpoints", endpoints::run::start(cx)),
         ("endpointslice", endpointslice::run::start(cx)),

@@ -153,9 +153,8 @@ mod tests {
     #[test]
     fn gives_the_first_free_address() {
         let pool = pool("192.0.2.1-192.0.2.2,192.0.2.7,fd00::5/128");
-        let free = |taken: &[&str]| {
-            pool.free(false, |ip| taken.contains(&ip.to_string().as_str())).map(|ip| ip.to_string())
-        };
+        let free =
+            |taken: &[&str]| pool.free(false, |ip| taken.contains(&ip.to_string().as_str())).map(|ip| ip.to_string());
         assert_eq!(free(&[]).as_deref(), Some("192.0.2.1"));
         assert_eq!(free(&["192.0.2.1"]).as_deref(), Some("192.0.2.2"));
         assert_eq!(free(&["192.0.2.1", "192.0.2.2"]).as_deref(), Some("192.0.2.7"));

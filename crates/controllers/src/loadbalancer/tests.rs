@@ -46,7 +46,11 @@ fn two_services_have_two_addresses() {
     check(&first, &[], "nothing");
     check(&plain(2), std::slice::from_ref(&first), "give 192.0.2.2");
     let second = balancer(2, json!({}), &["192.0.2.2"]);
-    check(&plain(3), &[first, second], "refuse no free IPv4 address is left in the pool 192.0.2.1-192.0.2.2,fd00::1-fd00::1");
+    check(
+        &plain(3),
+        &[first, second],
+        "refuse no free IPv4 address is left in the pool 192.0.2.1-192.0.2.2,fd00::1-fd00::1",
+    );
 }
 
 #[test]
@@ -73,7 +77,9 @@ fn both_families() {
     check(&dual("RequireDualStack", &[]), &[other], "refuse no free IPv6 address");
     let only_v4 = "192.0.2.0/24".parse().unwrap();
     assert_eq!(plan(&dual("PreferDualStack", &[]), &[], &only_v4), Plan::Give(vec!["192.0.2.1".parse().unwrap()]));
-    assert!(matches!(plan(&dual("RequireDualStack", &[]), &[], &only_v4), Plan::Refuse(why) if why.contains("no IPv6")));
+    assert!(
+        matches!(plan(&dual("RequireDualStack", &[]), &[], &only_v4), Plan::Refuse(why) if why.contains("no IPv6"))
+    );
 }
 
 #[test]

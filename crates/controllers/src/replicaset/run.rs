@@ -7,14 +7,9 @@ use k8s_openapi::{
     api::{apps::v1::ReplicaSet, core::v1::Pod},
     jiff::Timestamp,
 };
-use kube::{
-    Api, Client, Error,
-    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
-};
-use serde_json::json;
+use kube::{Api, Client, Error, api::PostParams};
 use skiff_client::{
     cache::{Cache, Key},
-    events::Recorder,
     reconcile::{Done, Queue},
 };
 
@@ -22,7 +17,8 @@ use super::plan::{self, Failure, Plan};
 use crate::{
     Job,
     context::{Context, Reconcile, on_owned, on_self},
-    object::{self, controller_ref, is_namespace_ending, is_not_found, name, namespace, uid},
+    object::{self, controller_ref, is_namespace_ending, is_not_found, name, namespace},
+    pods::{Pods, Words},
 };
 
 const IDENTITY: &str = "replicaset-controller";
@@ -32,20 +28,20 @@ const FIRST_BATCH: usize = 1;
 struct Controller {
     client: Client,
     sets: Arc<Cache<ReplicaSet>>,
-    pods: Arc<Cache<Pod>>,
-    events: Recorder,
+    pods: Pods,
 }
 
 pub(crate) fn start(cx: &Arc<Context>) -> Job {
     let queue = Queue::new();
+    let client = cx.client(IDENTITY);
+    let events = cx.recorder(IDENTITY, IDENTITY);
     let me = Controller {
-        client: cx.client(IDENTITY),
         sets: cx.cache(),
-        pods: cx.cache(),
-        events: cx.recorder(IDENTITY, IDENTITY),
+        pods: Pods { client: client.clone(), cache: cx.cache(), events, words: Words::Plain },
+        client,
     };
     on_self(&me.sets, &queue);
-    on_owned(&me.pods, &me.sets, &queue);
+    on_owned(&me.pods.cache, &me.sets, &queue);
     cx.spawn(queue, me)
 }
 
@@ -56,8 +52,8 @@ impl Reconcile for Controller {
     async fn reconcile(&self, key: Key) -> Result<Done, Error> {
         let Some(set) = self.sets.get(&key) else { return Ok(Done::Settled) };
         let now = Timestamp::now();
-        let plan = plan::plan(&set, &self.pods.namespace(&key.namespace), now);
-        self.claim(&set, &plan).await?;
+        let plan = plan::plan(&set, &self.pods.cache.namespace(&key.namespace), now);
+        self.pods.claim(&*set, &plan.adopt, &plan.release).await?;
         let outcome = self.apply(&set, &plan).await;
         if let Err(error) = &outcome
             && is_namespace_ending(error)
@@ -65,33 +61,13 @@ impl Reconcile for Controller {
             return Ok(Done::Settled);
         }
         let failure = outcome.as_ref().err().map(|e| failure(&plan, e));
-        let seen = plan::plan(&set, &self.pods.namespace(&key.namespace), now).owned;
+        let seen = plan::plan(&set, &self.pods.cache.namespace(&key.namespace), now).owned;
         let wait = self.write_status(&set, &seen, failure.as_ref(), now).await?;
         outcome.map(|()| wait)
     }
 }
 
 impl Controller {
-    async fn claim(&self, set: &ReplicaSet, plan: &Plan) -> Result<(), Error> {
-        let api = self.pods_of(set);
-        for pod in &plan.adopt {
-            let owners = json!([controller_ref(set)]);
-            let patch = json!({"metadata": {"ownerReferences": owners, "uid": pod.metadata.uid}});
-            let adopted = api.patch(name(&pod.metadata), &PatchParams::default(), &Patch::Strategic(patch)).await?;
-            self.pods.put(adopted);
-        }
-        for pod in &plan.release {
-            let owners = json!([{"$patch": "delete", "uid": uid(&set.metadata)}]);
-            let patch = json!({"metadata": {"ownerReferences": owners, "uid": pod.metadata.uid}});
-            match api.patch(name(&pod.metadata), &PatchParams::default(), &Patch::Strategic(patch)).await {
-                Ok(released) => self.pods.put(released),
-                Err(error) if is_not_found(&error) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
-    }
-
     async fn apply(&self, set: &ReplicaSet, plan: &Plan) -> Result<(), Error> {
         let (mut left, mut batch) = (plan.create, FIRST_BATCH);
         while left > 0 {
@@ -100,49 +76,14 @@ impl Controller {
             left -= batch.min(left);
             batch *= 2;
         }
-        let deleted = join_all(plan.delete.iter().map(|pod| self.delete(set, pod))).await;
+        let deleted = join_all(plan.delete.iter().map(|pod| self.pods.delete(set, pod))).await;
         deleted.into_iter().collect()
     }
 
     async fn create(&self, set: &ReplicaSet) -> Result<(), Error> {
         let template = set.spec.as_ref().and_then(|s| s.template.clone()).unwrap_or_default();
         let pod = object::pod_from(&template, &set.metadata, controller_ref(set));
-        match self.pods_of(set).create(&PostParams::default(), &pod).await {
-            Ok(pod) => {
-                self.events.normal(set, "SuccessfulCreate", format!("Created pod: {}", name(&pod.metadata)));
-                self.pods.put(pod);
-                Ok(())
-            }
-            Err(error) => {
-                if !is_namespace_ending(&error) {
-                    self.events.warning(set, "FailedCreate", format!("Error creating: {}", text(&error)));
-                }
-                Err(error)
-            }
-        }
-    }
-
-    async fn delete(&self, set: &ReplicaSet, pod: &Pod) -> Result<(), Error> {
-        let same = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
-        let params = DeleteParams { preconditions: Some(same), ..Default::default() };
-        match self.pods_of(set).delete(name(&pod.metadata), &params).await {
-            Ok(answer) => {
-                self.events.normal(set, "SuccessfulDelete", format!("Deleted pod: {}", name(&pod.metadata)));
-                match answer.left().filter(|p| object::is_deleted(&p.metadata)) {
-                    Some(ending) => self.pods.put(ending),
-                    None => self.pods.remove(&Key::of(pod), uid(&pod.metadata)),
-                }
-                Ok(())
-            }
-            Err(error) if is_not_found(&error) => {
-                self.pods.remove(&Key::of(pod), uid(&pod.metadata));
-                Ok(())
-            }
-            Err(error) => {
-                self.events.warning(set, "FailedDelete", format!("Error deleting: {}", text(&error)));
-                Err(error)
-            }
-        }
+        self.pods.create(set, &pod).await.map(drop)
     }
 
     async fn write_status(
@@ -164,10 +105,6 @@ impl Controller {
             }
         }
         Ok(wait.map_or(Done::Settled, Done::Again))
-    }
-
-    fn pods_of(&self, set: &ReplicaSet) -> Api<Pod> {
-        Api::namespaced(self.client.clone(), namespace(&set.metadata))
     }
 }
 
