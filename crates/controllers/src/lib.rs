@@ -3,6 +3,7 @@
 //! happened, so a crash or a lost event costs time and nothing else.
 
 mod context;
+mod daemonset;
 mod deployment;
 mod endpoints;
 mod endpointslice;
@@ -87,6 +88,7 @@ fn jobs(cx: &Arc<Context>) -> Vec<(&'static str, Job)> {
     vec![
         ("replicaset", replicaset::run::start(cx)),
         ("deployment", deployment::run::start(cx)),
+        ("daemonset", daemonset::run::start(cx)),
         ("statefulset", statefulset::run::start(cx)),
         ("scheduler", scheduler::run::start(cx)),
         ("endpoints", endpoints::run::start(cx)),

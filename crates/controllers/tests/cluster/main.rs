@@ -2,6 +2,9 @@
 //! running and ready and lets deleted ones go, as a node would.
 
 mod balancer;
+mod faults;
+mod sieve;
+mod stateful;
 mod support;
 
 use k8s_openapi::{

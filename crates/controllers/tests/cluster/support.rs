@@ -21,6 +21,7 @@ use k8s_openapi::{
 use kube::{
     Api, Client, Resource,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+    client::Body,
     runtime::watcher::{self, Event, watcher},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -32,6 +33,8 @@ use skiff_client::{
     life::{Stop, readiness},
 };
 use skiff_store::memory::Memory;
+
+use super::faults::{Badness, Faults};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -72,6 +75,7 @@ pub(crate) struct Cluster {
     client: Client,
     stop: Stop,
     clients: Clients,
+    faults: Arc<Faults>,
     config: skiff_controllers::Config,
     controllers: Controllers,
     _keys: tempfile::TempDir,
@@ -84,12 +88,14 @@ struct Controllers {
 }
 
 impl Controllers {
-    async fn start(config: skiff_controllers::Config, clients: Clients) -> Self {
+    /// Returns when they are ready, or dead by a fault.
+    async fn start(config: skiff_controllers::Config, clients: Clients, faults: &Faults) -> Self {
         let stop = Stop::new();
+        faults.begin(stop.clone());
         let (ready, readiness) = readiness();
         let as_controller = Arc::new(move |name: &str| clients.as_controller(name));
         let ended = tokio::spawn(skiff_controllers::run(config, as_controller, ready, stop.clone()));
-        assert!(readiness.wait().await, "the controllers ended before they were ready");
+        assert!(readiness.wait().await || stop.is_cancelled(), "the controllers ended before they were ready");
         Controllers { stop, ended }
     }
 
@@ -102,14 +108,28 @@ impl Controllers {
 
 impl Cluster {
     pub(crate) async fn start(nodes: &[&str]) -> Self {
+        Cluster::start_badly(nodes, 0, Badness::default()).await
+    }
+
+    /// The controllers have a bad connection; the test and the nodes have a good one.
+    pub(crate) async fn start_badly(nodes: &[&str], seed: u64, badness: Badness) -> Self {
         let keys = tempfile::tempdir().expect("a directory");
         let pki = Pki::load_or_create(keys.path(), &["127.0.0.1".to_string()]).expect("keys");
         let address = "192.0.2.1:6443".parse().expect("an address");
         let config = Config::new("test", address, pki.service_account_key());
         let server = Server::new(config, Arc::new(Memory::new())).await.expect("a server");
-        let clients = Clients::new(tokio::runtime::Handle::current(), move |request| {
+        let serve = move |request| {
             let reply = server.handle(request);
             async move { reply.await.map(|body| body.map_err(Into::into).boxed_unsync()) }
+        };
+        let good = Clients::new(tokio::runtime::Handle::current(), serve.clone());
+        let faults = Faults::new(seed, badness);
+        let bad = faults.clone();
+        let clients = Clients::new(tokio::runtime::Handle::current(), move |request: http::Request<Body>| {
+            let (asked, body) = request.into_parts();
+            let mut like = http::Request::new(Body::empty());
+            (*like.method_mut(), *like.uri_mut()) = (asked.method.clone(), asked.uri.clone());
+            bad.clone().serve(like, serve(http::Request::from_parts(asked, body)))
         });
         let stop = Stop::new();
         let config = skiff_controllers::Config {
@@ -118,9 +138,9 @@ impl Cluster {
             lb_pool: "192.0.2.101-192.0.2.102".parse().expect("a pool"),
             ca: pki.ca_pem().to_string(),
         };
-        let controllers = Controllers::start(config.clone(), clients.clone()).await;
-        let client = clients.as_identity(Identity::admin());
-        let cluster = Cluster { client, stop: stop.clone(), clients, config, controllers, _keys: keys };
+        let controllers = Controllers::start(config.clone(), clients.clone(), &faults).await;
+        let client = good.as_identity(Identity::admin());
+        let cluster = Cluster { client, stop: stop.clone(), clients, faults, config, controllers, _keys: keys };
         tokio::spawn(play_nodes(cluster.client.clone(), stop));
         for node in nodes {
             cluster.node(node).await;
@@ -173,7 +193,14 @@ impl Cluster {
     /// The controllers end and others begin, which know only what the server knows.
     pub(crate) async fn restart(&mut self) {
         self.controllers.end().await;
-        self.controllers = Controllers::start(self.config.clone(), self.clients.clone()).await;
+        self.controllers = Controllers::start(self.config.clone(), self.clients.clone(), &self.faults).await;
+    }
+
+    /// Others take the place of controllers that a fault has killed.
+    pub(crate) async fn revive(&mut self) {
+        while self.faults.killed() {
+            self.restart().await;
+        }
     }
 
     pub(crate) async fn end(mut self) {
@@ -207,7 +234,8 @@ async fn play(client: &Client, pod: &Pod, next: &AtomicU32) {
     let outcome = if meta.deletion_timestamp.is_some() {
         api.delete(name, &DeleteParams::default().grace_period(0)).await.map(drop)
     } else if bound && phase != Some("Running") {
-        let ip = format!("10.244.0.{}", next.fetch_add(1, Ordering::Relaxed));
+        let wish = meta.annotations.as_ref().and_then(|a| a.get("test/ip")).cloned();
+        let ip = wish.unwrap_or_else(|| format!("10.244.0.{}", next.fetch_add(1, Ordering::Relaxed)));
         let ready = json!({"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"});
         let status = json!({"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "conditions": [ready]});
         let patch = Patch::Strategic(json!({"status": status}));
