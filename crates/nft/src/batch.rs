@@ -49,6 +49,15 @@ pub enum Change {
     },
 }
 
+impl Change {
+    fn element_count(&self) -> usize {
+        match self {
+            Change::AddElements { elements, .. } | Change::DeleteElements { elements, .. } => elements.len(),
+            _ => 0,
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Batch {
     pub changes: Vec<(TableRef, Change)>,
@@ -67,12 +76,13 @@ impl Batch {
         self.changes.append(&mut other.changes);
     }
 
+    /// How many single things change: every element counts, and every chain, rule and set.
+    pub fn change_count(&self) -> usize {
+        self.changes.iter().map(|(_, c)| c.element_count().max(1)).sum()
+    }
+
     pub fn element_count(&self) -> usize {
-        let count = |change: &Change| match change {
-            Change::AddElements { elements, .. } | Change::DeleteElements { elements, .. } => elements.len(),
-            _ => 0,
-        };
-        self.changes.iter().map(|(_, c)| count(c)).sum()
+        self.changes.iter().map(|(_, c)| c.element_count()).sum()
     }
 
     /// The same changes in several batches of at most `limit` elements (as far as single changes allow), in order. Only
@@ -83,7 +93,7 @@ impl Batch {
         let mut count = 0;
         for (table, change) in self.changes {
             for piece in pieces(change, limit) {
-                let size = Batch { changes: vec![(table.clone(), piece.clone())] }.element_count();
+                let size = piece.element_count();
                 if count + size > limit && count > 0 {
                     out.push(std::mem::take(&mut current));
                     count = 0;
@@ -100,10 +110,14 @@ impl Batch {
 
 fn pieces(change: Change, limit: usize) -> Vec<Change> {
     match change {
-        Change::AddElements { set, layout, elements } if elements.len() > limit => elements
-            .chunks(limit)
-            .map(|c| Change::AddElements { set: set.clone(), layout, elements: c.to_vec() })
-            .collect(),
+        Change::AddElements { set, layout, elements } if elements.len() > limit => {
+            let piece = |c: &[Element]| Change::AddElements { set: set.clone(), layout, elements: c.to_vec() };
+            elements.chunks(limit).map(piece).collect()
+        }
+        Change::DeleteElements { set, layout, elements } if elements.len() > limit => {
+            let piece = |c: &[Element]| Change::DeleteElements { set: set.clone(), layout, elements: c.to_vec() };
+            elements.chunks(limit).map(piece).collect()
+        }
         other => vec![other],
     }
 }

@@ -32,6 +32,8 @@ pub enum Error {
     Refused { table: String, action: String, cause: io::Error },
     #[error("nftables: table {0} belongs to another process: stop that process or choose another table name")]
     Owned(String),
+    #[error("nftables: a transaction is longer than this process may send ({0}): with CAP_NET_ADMIN it may be longer")]
+    TooLong(io::Error),
     #[error("nftables: {0} failed: {1}")]
     Socket(&'static str, io::Error),
     #[error("nftables: the kernel changed its tables while they were read; try again")]

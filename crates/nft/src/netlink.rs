@@ -95,6 +95,7 @@ impl Netlink {
         match send(&self.socket, bytes, SendFlags::empty()) {
             Ok(n) if n == bytes.len() => Ok(()),
             Ok(_) => Err(Error::Malformed("a message was cut short")),
+            Err(e @ (rustix::io::Errno::MSGSIZE | rustix::io::Errno::NOBUFS)) => Err(Error::TooLong(e.into())),
             Err(e) => Err(Error::Socket("sending a transaction", e.into())),
         }
     }

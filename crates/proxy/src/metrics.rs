@@ -21,8 +21,8 @@ const fn programming_buckets() -> [f64; 80] {
     while i < 80 {
         bounds[i] = match i {
             2..=60 => (i - 1) as f64,
-            61..=72 => 60.0 + 5.0 * (i - 60) as f64,
-            _ => 120.0 + 30.0 * (i - 72) as f64,
+            61..=72 => 60.0 + 5.0 * (i - 61) as f64,
+            _ => 120.0 + 30.0 * (i - 73) as f64,
         };
         i += 1;
     }
@@ -235,7 +235,7 @@ mod tests {
     fn buckets_are_the_references() {
         assert!(WORK.windows(2).all(|w| w[1] == 2.0 * w[0]));
         assert!(PROGRAMMING.windows(2).all(|w| w[0] < w[1]));
-        for bound in [0.25, 0.5, 1.0, 59.0, 60.0, 65.0, 115.0, 120.0, 150.0, 330.0] {
+        for bound in [0.25, 0.5, 1.0, 59.0, 60.0, 65.0, 115.0, 120.0, 150.0, 300.0] {
             assert!(PROGRAMMING.contains(&bound), "{bound}");
         }
     }

@@ -11,8 +11,8 @@ use crate::{
     ruleset::{Networks, NodeView, Ruleset},
 };
 
-/// Elements in one transaction while new tables are filled: tens of milliseconds each.
-const CREATE_CHUNK: usize = 20_000;
+/// Elements in one message where the socket's buffer may not grow (in a user namespace).
+const PIECE: usize = 1000;
 
 #[derive(Debug)]
 pub struct Syncer<K> {
@@ -80,13 +80,24 @@ impl<K: Kernel> Syncer<K> {
         if batch.is_empty() {
             return Ok(());
         }
-        self.kernel.commit(batch)?;
-        // The kernel skips zero when it comes round.
-        self.generation = self.generation.wrapping_add(1).max(1);
+        let whole = self.kernel.commit(batch);
+        if !matches!(whole, Err(Error::TooLong(_))) {
+            return whole.map(|()| self.count_commit());
+        }
+        // Only without privileges: in order and from the inside out, so that every step on the way makes sense.
+        for piece in batch.clone().split(PIECE) {
+            self.kernel.commit(&piece)?;
+            self.count_commit();
+        }
         Ok(())
     }
 
-    /// Makes the kernel's tables what they should be, whatever they are. The number of elements that it changed.
+    fn count_commit(&mut self) {
+        // The kernel skips zero when it comes round.
+        self.generation = self.generation.wrapping_add(1).max(1);
+    }
+
+    /// Makes the kernel's tables what they should be, whatever they are. How much there was to change.
     pub fn full(&mut self) -> Result<usize, Error> {
         self.generation = self.kernel.generation()?;
         self.in_step = false;
@@ -101,12 +112,10 @@ impl<K: Kernel> Syncer<K> {
     }
 
     fn create(&mut self) -> Result<usize, Error> {
-        let mut elements = 0;
-        for batch in self.rules.create(CREATE_CHUNK) {
-            elements += batch.element_count();
-            self.commit(&batch)?;
-        }
-        Ok(elements)
+        let mut whole = Batch::default();
+        self.rules.create(usize::MAX).into_iter().for_each(|batch| whole.append(batch));
+        self.commit(&whole)?;
+        Ok(whole.element_count())
     }
 
     fn repair(&mut self, ids: &[TableRef], have: &[Option<Table>]) -> Result<usize, Error> {
@@ -116,7 +125,7 @@ impl<K: Kernel> Syncer<K> {
             batch.append(diff(id, have.as_ref(), want.get(id)));
         }
         self.commit(&batch)?;
-        Ok(batch.element_count())
+        Ok(batch.change_count())
     }
 
     /// Cheap enough for every quarter second: one number tells whether anybody has committed anything. True when the

@@ -33,10 +33,16 @@ struct Api(Arc<Mutex<ApiState>>);
 struct ApiState {
     objects: HashMap<String, Vec<Value>>,
     watches: HashMap<String, Vec<mpsc::UnboundedSender<Bytes>>>,
+    /// Answers nothing but errors.
+    down: bool,
+    /// Events that were posted.
+    events: Vec<Value>,
 }
 
 const SERVICES: &str = "/api/v1/services";
 const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
+const CIDRS: &str = "/apis/networking.k8s.io/v1/servicecidrs";
+const NODES: &str = "/api/v1/nodes";
 
 impl Api {
     fn answer(
@@ -47,7 +53,10 @@ impl Api {
         let watching = request.uri().query().is_some_and(|q| q.contains("watch=true"));
         let mut state = self.0.lock().unwrap();
         let (sender, receiver) = mpsc::unbounded();
-        if watching {
+        if state.down {
+            let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 503, "reason": "ServiceUnavailable", "message": "down"});
+            sender.unbounded_send(status.to_string().into()).unwrap();
+        } else if watching {
             state.watches.entry(path).or_default().push(sender);
         } else {
             let items = state.objects.get(&path).cloned().unwrap_or_default();
@@ -57,8 +66,29 @@ impl Api {
         }
         let frames = receiver.map(|b| Ok::<_, tower::BoxError>(Frame::data(b)));
         let mut response = Response::new(StreamBody::new(frames).boxed_unsync());
+        if state.down {
+            *response.status_mut() = http::StatusCode::SERVICE_UNAVAILABLE;
+        }
         response.headers_mut().insert("content-type", "application/json".parse().unwrap());
         response
+    }
+
+    async fn post(&self, body: Body) -> Response<http_body_util::combinators::UnsyncBoxBody<Bytes, tower::BoxError>> {
+        let bytes = body.collect().await.unwrap().to_bytes();
+        self.0.lock().unwrap().events.push(serde_json::from_slice(&bytes).unwrap());
+        let frames = futures::stream::iter([Ok::<_, tower::BoxError>(Frame::data(bytes))]);
+        Response::new(StreamBody::new(frames).boxed_unsync())
+    }
+
+    fn set(&self, path: &str, objects: Vec<Value>) {
+        self.0.lock().unwrap().objects.insert(path.into(), objects);
+    }
+
+    /// From now on, or no longer: every watch breaks off, every request fails.
+    fn go_down(&self, down: bool) {
+        let mut state = self.0.lock().unwrap();
+        state.down = down;
+        state.watches.clear();
     }
 
     fn tell(&self, path: &str, kind: &str, object: &Value) {
@@ -128,7 +158,7 @@ async fn get(address: &'static str, path: &'static str) -> String {
 async fn until(what: &str, mut holds: impl FnMut() -> bool) -> Duration {
     let started = Instant::now();
     while !holds() {
-        assert!(started.elapsed() < Duration::from_secs(10), "{what} does not come");
+        assert!(started.elapsed() < Duration::from_secs(40), "{what} does not come");
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     started.elapsed()
@@ -143,24 +173,52 @@ fn watches_become_rules() {
     });
 }
 
-async fn story() {
-    let api = Api::default();
-    {
-        let mut state = api.0.lock().unwrap();
-        state.objects.insert(SERVICES.into(), vec![service()]);
-        state.objects.insert(SLICES.into(), vec![slice(1, &["10.244.0.11@a", "10.244.1.11@b"])]);
+struct Running {
+    stop: Stop,
+    proxy: tokio::task::JoinHandle<Result<(), skiff_proxy::Error>>,
+}
+
+impl Running {
+    async fn start(api: &Api, config: Config) -> Self {
+        let served = api.clone();
+        let clients = Clients::new(tokio::runtime::Handle::current(), move |request: Request<Body>| {
+            let api = served.clone();
+            async move {
+                if request.method() == http::Method::POST {
+                    api.post(request.into_body()).await
+                } else {
+                    api.answer(&request)
+                }
+            }
+        });
+        let (ready, readiness) = readiness();
+        let stop = Stop::new();
+        let client = clients.as_identity(Identity::component("system:kube-proxy"));
+        let proxy = tokio::spawn(run(config, client, ready, stop.clone()));
+        let is_ready = tokio::time::timeout(Duration::from_secs(10), readiness.wait()).await;
+        assert_eq!(is_ready, Ok(true));
+        for path in [SERVICES, SLICES, NODES, CIDRS] {
+            until(path, || api.0.lock().unwrap().watches.contains_key(path)).await;
+        }
+        Running { stop, proxy }
     }
-    let served = api.clone();
-    let clients = Clients::new(tokio::runtime::Handle::current(), move |request| {
-        let response = served.answer(&request);
-        async move { response }
-    });
-    let (ready, readiness) = readiness();
-    let stop = Stop::new();
-    let proxy =
-        tokio::spawn(run(config(), clients.as_identity(Identity::component("system:kube-proxy")), ready, stop.clone()));
-    let is_ready = tokio::time::timeout(Duration::from_secs(10), readiness.wait()).await;
-    assert_eq!(is_ready, Ok(true));
+
+    async fn end(self) {
+        self.stop.cancel();
+        self.proxy.await.unwrap().unwrap();
+    }
+}
+
+fn api() -> Api {
+    let api = Api::default();
+    api.set(SERVICES, vec![service()]);
+    api.set(SLICES, vec![slice(1, &["10.244.0.11@a", "10.244.1.11@b"])]);
+    api
+}
+
+async fn story() {
+    let api = api();
+    let running = Running::start(&api, config()).await;
     // ClusterIP: both; NodePort: both for clients inside, the local one for those outside.
     assert_eq!(endpoints(), 5);
 
@@ -169,7 +227,6 @@ async fn story() {
     let health = get("192.0.2.1:32123", "/").await;
     assert!(health.starts_with("HTTP/1.1 200") && health.contains("\"localEndpoints\":1"), "{health}");
 
-    until("the watch", || api.0.lock().unwrap().watches.contains_key(SLICES)).await;
     api.tell(SLICES, "MODIFIED", &slice(2, &["10.244.1.11@b"]));
     let took = until("the change", || endpoints() == 2).await;
     assert!(took < Duration::from_secs(1), "{took:?}");
@@ -183,7 +240,123 @@ async fn story() {
 
     api.tell(SERVICES, "DELETED", &service());
     until("the end of the Service", || table().is_some_and(|t| t.sets["services"].elements.is_empty())).await;
-    stop.cancel();
-    proxy.await.unwrap().unwrap();
+    running.end().await;
     assert!(table().is_some(), "the rules outlast the proxy");
+}
+
+fn in_a_node(test: &str, body: impl Future<Output = ()>) {
+    isolated(test, || {
+        sh(&format!("ip link set lo up; ip addr add {}/32 dev lo", common::NODE_IP));
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(body);
+    });
+}
+
+fn news_age(health: &str) -> i64 {
+    let body: Value = serde_json::from_str(health.lines().last().unwrap()).unwrap();
+    body["newsAgeSeconds"].as_i64().unwrap()
+}
+
+#[test]
+fn without_the_api_the_rules_stay() {
+    in_a_node("without_the_api_the_rules_stay", async {
+        let api = api();
+        let running = Running::start(&api, config()).await;
+        let before = table();
+        api.go_down(true);
+        let aged = async {
+            while news_age(&get("127.0.0.1:10256", "/healthz").await) < 2 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), aged).await.expect("the age grows");
+        assert_eq!(table(), before, "rules stay as they were");
+        let health = get("127.0.0.1:10256", "/healthz").await;
+        assert!(health.starts_with("HTTP/1.1 200"), "the node serves on: {health}");
+        let metrics = get("127.0.0.1:10249", "/metrics").await;
+        assert!(metrics.contains("skiff_proxy_last_news_timestamp_seconds"), "{metrics}");
+
+        api.go_down(false);
+        // The watch goes on from where it broke off.
+        until("the watch", || api.0.lock().unwrap().watches.contains_key(SLICES)).await;
+        api.tell(SLICES, "MODIFIED", &slice(7, &["10.244.1.11@b"]));
+        until("the change", || endpoints() == 2).await;
+        running.end().await;
+    });
+}
+
+fn in_set(name: &str, ip: &str) -> bool {
+    let ip: std::net::IpAddr = ip.parse().unwrap();
+    let start = skiff_nft::Packed::new().addr(ip);
+    table().is_some_and(|t| t.sets[name].elements.keys().any(|k| k.as_bytes().starts_with(start.as_bytes())))
+}
+
+#[test]
+fn the_rules_follow_their_surroundings() {
+    in_a_node("the_rules_follow_their_surroundings", async {
+        let api = api();
+        let near = Config {
+            node_port_addresses: vec!["192.0.2.0/24".parse().unwrap()],
+            detect_local: skiff_proxy::DetectLocal::NodeCidr,
+            ..config()
+        };
+        let running = Running::start(&api, near).await;
+        assert!(in_set("services", common::NODE_IP) && in_set("internal", "10.244.0.0"));
+        sh("ip addr add 192.0.2.9/32 dev lo; ip addr add 198.51.100.9/32 dev lo");
+        until("NodePorts on a new address", || in_set("services", "192.0.2.9")).await;
+        assert!(!in_set("services", "198.51.100.9") && !in_set("services", "127.0.0.1"));
+        sh("ip addr del 192.0.2.9/32 dev lo");
+        until("the end of the address", || !in_set("services", "192.0.2.9")).await;
+
+        assert!(in_set("service-cidrs", "10.96.0.0") && !in_set("service-cidrs", "10.200.0.0"));
+        let cidr = |cidrs: &[&str]| {
+            json!({
+                "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
+                "metadata": {"name": "more", "resourceVersion": "5"}, "spec": {"cidrs": cidrs},
+            })
+        };
+        api.tell(CIDRS, "ADDED", &cidr(&["10.200.0.0/16"]));
+        until("the second Service network", || in_set("service-cidrs", "10.200.0.0")).await;
+
+        let node = json!({
+            "apiVersion": "v1", "kind": "Node", "metadata": {"name": "a", "resourceVersion": "6"},
+            "spec": {"podCIDR": "10.244.3.0/24", "podCIDRs": ["10.244.3.0/24"]},
+        });
+        api.tell(NODES, "ADDED", &node);
+        until("this node's own pods", || in_set("internal", "10.244.3.0") && !in_set("internal", "10.244.0.0")).await;
+        running.end().await;
+    });
+}
+
+#[test]
+fn a_taken_health_check_port_is_an_event() {
+    in_a_node("a_taken_health_check_port_is_an_event", async {
+        let taken = std::net::TcpListener::bind("192.0.2.1:32123").unwrap();
+        let api = api();
+        let running = Running::start(&api, config()).await;
+        until("the event", || !api.0.lock().unwrap().events.is_empty()).await;
+        let event = api.0.lock().unwrap().events[0].clone();
+        assert_eq!(event["reason"], "FailedToStartServiceHealthcheck");
+        assert_eq!(
+            (&event["involvedObject"]["kind"], &event["involvedObject"]["name"]),
+            (&json!("Service"), &json!("web"))
+        );
+        assert!(event["message"].as_str().unwrap().contains("192.0.2.1:32123"), "{event}");
+
+        drop(taken);
+        api.tell(SLICES, "MODIFIED", &slice(2, &["10.244.0.11@a st"]));
+        let health = until_answered("192.0.2.1:32123").await;
+        assert!(health.starts_with("HTTP/1.1 503"), "an endpoint that terminates is none: {health}");
+        running.end().await;
+    });
+}
+
+async fn until_answered(address: &'static str) -> String {
+    let ask = async {
+        while TcpStream::connect(address).is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        get(address, "/").await
+    };
+    tokio::time::timeout(Duration::from_secs(30), ask).await.expect("somebody listens")
 }

@@ -2,6 +2,8 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod isolated;
+pub mod net;
+pub mod table;
 
 use serde_json::{Value, json};
 use skiff_proxy::ruleset::{Networks, NodeView, Ruleset};
@@ -37,12 +39,17 @@ pub fn endpoint(text: &str) -> Value {
 }
 
 pub fn slice(service: &str, name: &str, protocol: &str, port: u16, endpoints: &[&str]) -> Slice {
-    let v6 = endpoints.iter().any(|e| e.contains(':'));
+    let ipv6 = endpoints.iter().any(|e| e.contains(':'));
+    let endpoints: Vec<Value> = endpoints.iter().map(|e| endpoint(e)).collect();
+    slice_of(service, name, protocol, port, ipv6, &endpoints)
+}
+
+pub fn slice_of(service: &str, name: &str, protocol: &str, port: u16, ipv6: bool, endpoints: &[Value]) -> Slice {
     let object = json!({
         "metadata": {"namespace": "default", "name": name, "labels": {"kubernetes.io/service-name": service}},
-        "addressType": if v6 { "IPv6" } else { "IPv4" },
+        "addressType": if ipv6 { "IPv6" } else { "IPv4" },
         "ports": [{"name": "", "protocol": protocol, "port": port}],
-        "endpoints": endpoints.iter().map(|e| endpoint(e)).collect::<Vec<_>>(),
+        "endpoints": endpoints,
     });
     Slice::from_api(&serde_json::from_value(object).expect("a slice")).expect("of a Service")
 }
@@ -137,7 +144,7 @@ pub fn scenario() -> Snapshot {
     let udp =
         json!({"clusterIP": "10.96.1.20", "clusterIPs": ["10.96.1.20"], "ports": [{"port": 53, "protocol": "UDP"}]});
     snapshot.apply_service(service("echo", udp, json!({})));
-    snapshot.apply_slice(slice("echo", "echo-1", "UDP", 5353, &["10.244.0.11@a", "10.244.0.12@a"]));
+    snapshot.apply_slice(slice("echo", "echo-1", "UDP", 8080, &["10.244.0.11@a", "10.244.0.12@a"]));
     let sctp =
         json!({"clusterIP": "10.96.1.21", "clusterIPs": ["10.96.1.21"], "ports": [{"port": 99, "protocol": "SCTP"}]});
     snapshot.apply_service(service("sctp", sctp, json!({})));
@@ -148,72 +155,3 @@ pub fn scenario() -> Snapshot {
     snapshot.apply_slice(slice("six", "six-1", "TCP", 8080, &["fd44::11@a", "fd44::12@a", "fd44:1::11@b"]));
     snapshot
 }
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum From {
-    /// The pod 10.244.0.11.
-    Pod,
-    /// A machine outside the cluster.
-    Outside,
-    /// A process of the node.
-    Node,
-}
-
-/// Where a connection ends: last parts of endpoint addresses with `!` when masqueraded, or a word.
-pub const CASES: &[(From, &str, &str)] = &[
-    (From::Pod, "tcp 10.96.1.1 80", "0.11! 0.12 1.11"),
-    (From::Outside, "tcp 10.96.1.1 80", "0.11! 0.12! 1.11!"),
-    (From::Node, "tcp 10.96.1.1 80", "0.11! 0.12! 1.11!"),
-    (From::Pod, "tcp 192.0.2.1 30080", "0.11! 0.12! 1.11!"),
-    (From::Outside, "tcp 192.0.2.1 30080", "0.11! 0.12! 1.11!"),
-    (From::Node, "tcp 192.0.2.1 30080", "0.11! 0.12! 1.11!"),
-    (From::Pod, "tcp 10.96.1.1 81", "reset"),
-    (From::Outside, "tcp 10.96.1.1 81", "reset"),
-    (From::Node, "tcp 10.96.1.1 81", "reset"),
-    (From::Pod, "udp 10.96.1.1 80", "unreachable"),
-    (From::Pod, "tcp 10.97.200.1 80", "reset"),
-    (From::Pod, "udp 10.97.200.1 80", "unreachable"),
-    (From::Node, "tcp 10.97.200.1 80", "reset"),
-    (From::Pod, "tcp 10.96.0.10 53", "untouched"),
-    (From::Node, "udp 10.96.0.10 53", "untouched"),
-    (From::Outside, "tcp 192.0.2.1 30081", "0.11"),
-    (From::Pod, "tcp 192.0.2.1 30081", "0.11! 1.11"),
-    (From::Node, "tcp 192.0.2.1 30081", "0.11! 1.11!"),
-    (From::Pod, "tcp 10.96.1.2 80", "0.11! 1.11"),
-    (From::Outside, "tcp 10.96.1.2 80", "0.11! 1.11!"),
-    (From::Pod, "tcp 10.96.1.3 80", "reset"),
-    (From::Outside, "tcp 192.0.2.1 30082", "reset"),
-    (From::Node, "tcp 192.0.2.1 30082", "reset"),
-    (From::Outside, "tcp 192.0.2.1 30083", "drop"),
-    (From::Pod, "tcp 192.0.2.1 30083", "1.11"),
-    (From::Node, "tcp 192.0.2.1 30083", "1.11!"),
-    (From::Pod, "tcp 10.96.1.4 80", "1.11"),
-    (From::Pod, "tcp 10.96.1.5 80", "drop"),
-    (From::Node, "tcp 10.96.1.5 80", "drop"),
-    (From::Pod, "tcp 10.96.1.6 80", "0.11! 0.12 1.11"),
-    (From::Outside, "tcp 10.96.1.6 80", "0.11! 0.12! 1.11!"),
-    (From::Outside, "tcp 198.51.100.7 80", "0.11! 1.11!"),
-    (From::Pod, "tcp 198.51.100.7 80", "0.11! 1.11!"),
-    (From::Outside, "tcp 198.51.100.8 80", "0.12"),
-    (From::Pod, "tcp 198.51.100.8 80", "0.12 1.11"),
-    (From::Outside, "tcp 198.51.100.9 80", "drop"),
-    (From::Pod, "tcp 198.51.100.9 80", "drop"),
-    (From::Pod, "tcp 10.96.1.9 80", "0.11!"),
-    (From::Outside, "tcp 198.51.100.10 80", "0.11!"),
-    (From::Pod, "tcp 198.51.100.10 80", "0.11!"),
-    (From::Outside, "tcp 203.0.113.11 80", "0.12!"),
-    (From::Pod, "tcp 203.0.113.11 80", "0.12!"),
-    (From::Outside, "tcp 192.0.2.1 30084", "0.11"),
-    (From::Pod, "tcp 192.0.2.1 30084", "1.11"),
-    (From::Pod, "tcp 10.96.1.13 80", "0.11!"),
-    (From::Node, "tcp 10.96.1.13 80", "0.11!"),
-    (From::Pod, "tcp 10.96.1.14 80", "0.12 1.11"),
-    (From::Pod, "udp 10.96.1.20 53", "0.11! 0.12"),
-    (From::Outside, "udp 10.96.1.20 53", "0.11! 0.12!"),
-    (From::Pod, "tcp 10.96.1.20 53", "reset"),
-    (From::Pod, "icmp 10.96.1.1 0", "drop"),
-    (From::Pod, "icmp 10.97.200.1 0", "drop"),
-    (From::Pod, "tcp 192.0.2.1 30999", "untouched"),
-    (From::Pod, "tcp 10.244.0.12 8080", "untouched"),
-    (From::Outside, "tcp 192.0.2.1 22", "untouched"),
-];

@@ -1,0 +1,246 @@
+//! The table of `common/table.rs` replayed with real packets through the real kernel: two nodes with their rules, clients
+//! in pods, on the nodes and outside, both families; as root, and as root of a user namespace only.
+
+mod common;
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    sync::mpsc,
+    time::Duration,
+};
+
+use common::{
+    isolated::{in_user_namespace, isolated, sh},
+    net::{Seen, World, attempt},
+    table::{Group, groups, host, name_of},
+};
+use skiff_nft::{Netlink, Ownership};
+use skiff_proxy::{
+    conntrack::{Cleanup, Conntrack},
+    sync::Syncer,
+};
+
+/// Every endpoint answers within this number of tries, or is missing: of four, one would be missed once in 10^24 times.
+const TRIES: usize = 200;
+/// An answer that comes later was never sent.
+const LONG: Duration = Duration::from_secs(20);
+/// Silence is told apart from an answer within this time; a late answer can only hide an error, not make one.
+const SHORT: Duration = Duration::from_millis(400);
+
+#[test]
+fn packets_go_where_the_table_says() {
+    isolated("packets_go_where_the_table_says", replay);
+}
+
+#[test]
+fn packets_go_where_the_table_says_in_a_user_namespace() {
+    in_user_namespace("packets_go_where_the_table_says_in_a_user_namespace", replay);
+}
+
+fn replay() {
+    let world = World::new();
+    let mut wrong = vec![];
+    let mut asked = 0;
+    for group in groups() {
+        if let Some(why) = group.only_values {
+            eprintln!("{}: values only: {why}", group.name);
+            continue;
+        }
+        load(&world, &group);
+        let questions: Vec<Question> = [false, true].iter().flat_map(|v6| questions(&group, *v6)).collect();
+        asked += questions.len();
+        wrong.extend(ask(&world, questions).into_iter().map(|w| format!("{}: {w}", group.name)));
+        for ip in [false, true].iter().flat_map(|v6| group.standing(*v6)) {
+            sh(&format!("ip addr del {ip} dev lo"));
+        }
+    }
+    eprintln!("{asked} flows, {} wrong", wrong.len());
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// The rules of both nodes; those of the group before are brought over by difference, as a proxy that comes back does.
+fn load(world: &World, group: &Group) {
+    for ip in [false, true].iter().flat_map(|v6| group.standing(*v6)) {
+        sh(&format!("ip addr add {ip} dev lo"));
+    }
+    for node in ["a", "b"] {
+        let (rules, snapshot) = (group.rules(node), group.snapshot());
+        world.run(node, move || {
+            let everything = Cleanup::everything(snapshot.iter().map(|(key, _)| rules.plan(key)));
+            let mut syncer = Syncer::new(Netlink::open(Ownership::Exclusive).unwrap(), rules.clone());
+            syncer.full().unwrap();
+            Conntrack::open().unwrap().clean(|flow| everything.condemns(flow)).unwrap();
+        });
+    }
+}
+
+struct Question {
+    text: String,
+    from: &'static str,
+    source: IpAddr,
+    bind: bool,
+    proto: u8,
+    to: SocketAddr,
+    want: Want,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Want {
+    Refused,
+    Silence,
+    /// Endpoints, each with whether it sees the client's own address; `one` when a client stays with one.
+    Answers {
+        all: BTreeSet<(IpAddr, bool)>,
+        one: bool,
+    },
+}
+
+fn questions(group: &Group, ipv6: bool) -> Vec<Question> {
+    let ask = |(from, to, want): &(&'static str, &'static str, &'static str)| {
+        let (proto, ip, port) = group.destination(to, ipv6);
+        let (from, source, bind) = group.source(from, ipv6);
+        let want = match *want {
+            "reset" | "unreachable" => Want::Refused,
+            "drop" => Want::Silence,
+            // Nobody listens on the nodes; elsewhere such packets have no place to go in this world.
+            "untouched" if ["a", "a2", "b", "dns", "loopback"].contains(&name_of(ip)?) => Want::Refused,
+            "untouched" => return None,
+            names => answers(names, ipv6),
+        };
+        // Raw SCTP and ping have tests of their own.
+        let text = format!("{from} {to} ({ip})");
+        [6, 17].contains(&proto).then(|| Question { text, from, source, bind, proto, to: (ip, port).into(), want })
+    };
+    group.flows.iter().filter_map(ask).collect()
+}
+
+fn answers(names: &str, ipv6: bool) -> Want {
+    let list = names.strip_prefix("one of ").unwrap_or(names);
+    let one = |name: &str| (host(name.trim_end_matches('!'), ipv6), name.ends_with('!'));
+    Want::Answers { all: list.split(' ').map(one).collect(), one: list != names }
+}
+
+/// All at once, each from a thread in its host's namespace.
+fn ask(world: &World, questions: Vec<Question>) -> Vec<String> {
+    let (tell, told) = mpsc::channel();
+    for question in questions {
+        let tell = tell.clone();
+        let from = question.from;
+        world.run(from, move || {
+            std::thread::spawn(move || {
+                let seen = tries(&question);
+                let _ = tell.send(judge(&question, &seen));
+            });
+        });
+    }
+    drop(tell);
+    told.iter().flatten().collect()
+}
+
+fn tries(q: &Question) -> Vec<Seen> {
+    let bind = q.bind.then_some(q.source);
+    let Want::Answers { all, one } = &q.want else {
+        let patience = if q.want == Want::Silence { SHORT } else { LONG };
+        return vec![attempt(q.proto, bind, q.to, patience)];
+    };
+    let mut seen = vec![];
+    let wanted = if *one { 1 } else { all.len() };
+    let least = if *one { 20 } else { 3 };
+    for _ in 0..TRIES {
+        seen.push(attempt(q.proto, bind, q.to, LONG));
+        let answers = seen.iter().collect::<BTreeSet<_>>().len();
+        if matches!(seen.last(), Some(Seen::Silence)) || seen.len() >= least && answers >= wanted {
+            break;
+        }
+    }
+    seen
+}
+
+fn judge(q: &Question, seen: &[Seen]) -> Option<String> {
+    let right = match &q.want {
+        Want::Refused => seen == [Seen::Refused],
+        Want::Silence => seen == [Seen::Silence],
+        Want::Answers { all, one } => {
+            let endpoints: BTreeSet<IpAddr> = seen.iter().filter_map(endpoint).collect();
+            let count = if *one { 1 } else { all.len() };
+            endpoints.len() == count && seen.iter().all(|s| all.iter().any(|w| fits(q, w, s)))
+        }
+    };
+    (!right).then(|| format!("{}: {seen:?} instead of {:?}", q.text, q.want))
+}
+
+fn endpoint(seen: &Seen) -> Option<IpAddr> {
+    if let Seen::Answer { endpoint, .. } = seen { Some(*endpoint) } else { None }
+}
+
+/// The node's own address may take the place of itself.
+fn fits(q: &Question, (ip, masqueraded): &(IpAddr, bool), seen: &Seen) -> bool {
+    let Seen::Answer { endpoint, client } = seen else { return false };
+    let on_node = ["a", "b"].contains(&q.from) && !q.bind;
+    endpoint == ip && if *masqueraded { on_node || *client != q.source } else { *client == q.source }
+}
+
+/// An association's first packet. Kernels without SCTP sockets translate it all the same.
+fn init(sport: u16, dport: u16) -> Vec<u8> {
+    let mut packet = [sport.to_be_bytes(), dport.to_be_bytes()].concat();
+    packet.extend([0; 8]);
+    packet.extend([1, 0, 0, 20]);
+    packet.extend([0, 0, 0, 7, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 9]);
+    let sum = crc32c(&packet);
+    packet[8..12].copy_from_slice(&sum.to_le_bytes());
+    packet
+}
+
+fn crc32c(bytes: &[u8]) -> u32 {
+    let bit = |crc: u32| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
+    !bytes.iter().fold(!0u32, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| bit(crc)))
+}
+
+fn raw_sctp() -> std::os::fd::OwnedFd {
+    use rustix::net::{AddressFamily, SocketType, ipproto, socket};
+    socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::SCTP)).unwrap()
+}
+
+/// Who sent the packets that reach r1, by source port.
+fn listen_at(world: &World) -> mpsc::Receiver<(u16, IpAddr)> {
+    let (tell, told) = mpsc::channel();
+    world.run("r1", move || {
+        let socket = raw_sctp();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 256];
+            while let Ok((n, _)) = rustix::net::recv(&socket, &mut buffer[..], rustix::net::RecvFlags::empty()) {
+                let source: [u8; 4] = buffer[12..16].try_into().unwrap();
+                let ports = u16::from_be_bytes(buffer[20..22].try_into().unwrap());
+                assert!(n >= 40 && buffer[22..24] == 8080u16.to_be_bytes());
+                if tell.send((ports, source.into())).is_err() {
+                    return;
+                }
+            }
+        });
+    });
+    told
+}
+
+#[test]
+fn sctp_associations_are_translated() {
+    isolated("sctp_associations_are_translated", || {
+        let world = World::new();
+        let group = groups().into_iter().find(|g| g.name == "SCTP").unwrap();
+        load(&world, &group);
+        let arrivals = listen_at(&world);
+        for (i, (from, to, want)) in group.flows.iter().filter(|f| f.2.starts_with("r1")).enumerate() {
+            let (_, IpAddr::V4(ip), port) = group.destination(to, false) else { panic!("{to}") };
+            let sport = 7000 + i as u16;
+            world.run(from, move || {
+                let socket = raw_sctp();
+                let to = std::net::SocketAddrV4::new(ip, 0);
+                rustix::net::sendto(&socket, &init(sport, port), rustix::net::SendFlags::empty(), &to).unwrap();
+            });
+            let (seen_port, client) = arrivals.recv_timeout(LONG).expect("the packet arrives");
+            let masqueraded = want.ends_with('!') && !["a", "b"].contains(from);
+            assert_eq!(client == host(from, false), !masqueraded, "{from} {to}: {client}");
+            assert!(masqueraded || from.starts_with('a') || seen_port == sport, "{from} {to}: port {seen_port}");
+        }
+    });
+}
