@@ -1,36 +1,19 @@
 //! The server's life: bind, follow the cluster, serve until told to stop.
 
-use std::{
-    collections::HashSet,
-    io,
-    net::SocketAddr,
-    sync::{Arc, PoisonError, RwLock, RwLockWriteGuard},
-};
+use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
 
-use futures::{StreamExt, stream::BoxStream};
-use k8s_openapi::api::core::v1::Namespace;
-use kube::{
-    Api, Client, ResourceExt,
-    runtime::{
-        WatchStreamExt,
-        watcher::{self, Event, watcher},
-    },
-};
-use skiff_client::{
-    feed::{self, Change, Feed},
-    life::{Ready, Stop},
-};
-use tokio::{
-    net::{TcpListener, UdpSocket},
-    runtime::Handle,
-    task::JoinSet,
-};
+use kube::Client;
+use skiff_client::life::{Ready, Stop};
+use tokio::{net::TcpListener, runtime::Handle, sync::mpsc, task::JoinSet};
 
 use crate::{
-    forward::{Forwarder, Upstreams},
-    server::Server,
+    acl::Allowed,
+    follow::{self, PodScope},
+    forward::{self, Forwarder, Stub, Upstreams},
+    http,
+    server::{Lanes, Server},
     wire::Name,
-    zone::Zone,
+    zone::{self, PodNames, Zone},
 };
 
 #[derive(Clone, Debug)]
@@ -39,11 +22,70 @@ pub struct Config {
     pub bind: Vec<SocketAddr>,
     /// The cluster's domain, such as `cluster.local`.
     pub domain: String,
+    /// How long clients may keep what the zone says, in seconds.
+    pub ttl: u32,
+    pub pod_names: PodNames,
     /// Who answers all other names.
     pub upstreams: Upstreams,
+    pub stubs: Vec<Stub>,
     /// The runtime on which resolvers are asked, where that is not the one that serves; its sockets may be in another
     /// network namespace.
     pub outside: Option<Handle>,
+    /// Who is answered.
+    pub allowed: Allowed,
+    /// UDP sockets for each address, each with a thread.
+    pub lanes: usize,
+    /// Whether a pod's walk through its search path ends at its first question (see `search`).
+    pub end_walks: bool,
+    /// The resolv.conf whose search domains pods have too.
+    pub host_resolv_conf: Option<PathBuf>,
+    /// Only pods of this node ask this server.
+    pub node: Option<String>,
+    pub probes: Probes,
+}
+
+/// Where probes and Prometheus are answered; several may share a port.
+#[derive(Clone, Debug, Default)]
+pub struct Probes(pub Vec<SocketAddr>);
+
+impl Config {
+    /// What has to be said; everything else as is usual.
+    pub fn new(bind: Vec<SocketAddr>, domain: &str, upstreams: Upstreams) -> Self {
+        Config {
+            bind,
+            domain: domain.into(),
+            ttl: zone::TTL,
+            pod_names: PodNames::default(),
+            upstreams,
+            stubs: vec![],
+            outside: None,
+            allowed: Allowed::private(),
+            lanes: 1,
+            end_walks: false,
+            host_resolv_conf: None,
+            node: None,
+            probes: Probes::default(),
+        }
+    }
+
+    /// A name that is checked against pods needs all of them; who asks, only those who can.
+    fn pod_scope(&self) -> PodScope {
+        match (self.pod_names, self.end_walks, &self.node) {
+            (PodNames::Verified, ..) | (_, true, None) => PodScope::All,
+            (_, true, Some(node)) => PodScope::Node(node.clone()),
+            (_, false, _) => PodScope::None,
+        }
+    }
+
+    fn forwarder(&self) -> Forwarder {
+        let own = forward::own_addresses(&self.bind);
+        let outside = self.outside.clone().unwrap_or_else(Handle::current);
+        let forwarder = Forwarder::new(self.upstreams.clone(), own, outside).with_stubs(self.stubs.clone());
+        match &self.host_resolv_conf {
+            Some(path) => forwarder.with_searches(path.clone()),
+            None => forwarder,
+        }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -54,110 +96,40 @@ pub enum Error {
     Bind { address: SocketAddr, source: io::Error },
     #[error("a DNS socket failed: {0}")]
     Socket(io::Error),
+    #[error("serve health and metrics on {address}: {source}")]
+    Probes { address: SocketAddr, source: io::Error },
 }
 
 /// Serves until `stop`. Ready as soon as the first lists of Services, slices and namespaces have arrived.
 pub async fn run(config: Config, client: Client, ready: Ready, stop: Stop) -> Result<(), Error> {
     let domain = Name::parse(&config.domain).ok_or_else(|| Error::Domain(config.domain.clone()))?;
-    let own = config.bind.iter().map(|a| a.ip()).collect();
-    let outside = config.outside.clone().unwrap_or_else(Handle::current);
-    let forwarder = Forwarder::new(config.upstreams.clone(), own, outside);
-    let nameservers = config.bind.iter().map(|a| a.ip()).collect();
-    let server = Arc::new(Server { zone: RwLock::new(None), domain: domain.clone(), forwarder });
-    let mut sockets = JoinSet::new();
+    let nameservers = config.bind.iter().map(|a| a.ip()).filter(|ip| !ip.is_unspecified()).collect();
+    let zone = Zone::new(domain.clone(), nameservers).with_ttl(config.ttl).with_pod_names(config.pod_names);
+    let server = Server::new(domain, Arc::new(config.forwarder()), config.allowed.clone());
+    let server = Arc::new(server.ending_walks(config.end_walks));
+    let mut tasks = JoinSet::new();
+    let (failed, mut failures) = mpsc::unbounded_channel();
+    let mut lanes = vec![];
     for address in &config.bind {
-        let failed = |source| Error::Bind { address: *address, source };
-        let udp = UdpSocket::bind(address).await.map_err(failed)?;
-        sockets.spawn(server.clone().serve_udp(udp));
-        let tcp = TcpListener::bind(address).await.map_err(failed)?;
-        sockets.spawn(server.clone().serve_tcp(tcp));
+        let bad = |source| Error::Bind { address: *address, source };
+        let udp = Lanes::open(&server, *address, config.lanes.max(1), &Handle::current(), failed.clone());
+        let udp = udp.map_err(bad)?;
+        let tcp = TcpListener::bind(udp.address()).await.map_err(bad)?;
+        lanes.push(udp);
+        let server = server.clone();
+        tasks.spawn(async move { server.serve_tcp(tcp).await.map_err(Error::Socket) });
+    }
+    for address in config.probes.0.iter().copied() {
+        let server = server.clone();
+        tasks.spawn(
+            async move { http::serve(address, server).await.map_err(|source| Error::Probes { address, source }) },
+        );
     }
     tokio::select! {
         () = stop.cancelled() => Ok(()),
-        () = follow(&server, Zone::new(domain, nameservers), client, ready) => Ok(()),
-        Some(Ok(Err(error))) = sockets.join_next() => Err(Error::Socket(error)),
-    }
-}
-
-type Namespaces = BoxStream<'static, Result<Event<Namespace>, watcher::Error>>;
-
-/// What comes next from any watch.
-#[expect(clippy::large_enum_variant, reason = "one at a time, and straight into the zone")]
-enum Seen {
-    Change(Change),
-    Namespace(Event<Namespace>),
-}
-
-async fn next(feed: &mut Feed, namespaces: &mut Namespaces) -> Seen {
-    loop {
-        tokio::select! {
-            change = feed.next() => return Seen::Change(change),
-            Some(event) = namespaces.next() => match event {
-                Ok(event) => return Seen::Namespace(event),
-                Err(error) => tracing::warn!(%error, "watch of namespaces failed; trying again"),
-            },
-        }
-    }
-}
-
-/// Keeps the zone up to date for ever. It is shown to clients from when it is complete.
-async fn follow(server: &Server, zone: Zone, client: Client, ready: Ready) {
-    let mut feed = Feed::open(&client, Default::default(), Default::default());
-    let mut namespaces = watcher(Api::all(client), Default::default()).default_backoff().boxed();
-    let mut lists = Lists::default();
-    let mut growing = Some((zone, ready));
-    loop {
-        let seen = next(&mut feed, &mut namespaces).await;
-        if let Some((zone, _)) = &mut growing {
-            lists.apply(zone, seen);
-        } else if let Some(zone) = &mut *write(server) {
-            lists.apply(zone, seen);
-        }
-        if lists.is_complete()
-            && let Some((zone, ready)) = growing.take()
-        {
-            *write(server) = Some(zone);
-            ready.set();
-        }
-    }
-}
-
-fn write(server: &Server) -> RwLockWriteGuard<'_, Option<Zone>> {
-    server.zone.write().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[derive(Default)]
-struct Lists {
-    services: feed::Lists,
-    /// What a list of namespaces under way has shown.
-    listed: HashSet<Arc<str>>,
-    namespaces_done: bool,
-}
-
-impl Lists {
-    fn is_complete(&self) -> bool {
-        self.services.is_complete() && self.namespaces_done
-    }
-
-    fn apply(&mut self, zone: &mut Zone, seen: Seen) {
-        match seen {
-            Seen::Change(change) => zone.update(|snapshot| self.services.apply(snapshot, change).dirty),
-            Seen::Namespace(event) => self.namespace(zone, event),
-        }
-    }
-
-    fn namespace(&mut self, zone: &mut Zone, event: Event<Namespace>) {
-        match event {
-            Event::Init => self.listed.clear(),
-            Event::InitApply(object) => {
-                self.listed.insert(object.name_any().into());
-            }
-            Event::InitDone => {
-                zone.set_namespaces(std::mem::take(&mut self.listed));
-                self.namespaces_done = true;
-            }
-            Event::Apply(object) => zone.add_namespace(&object.name_any()),
-            Event::Delete(object) => zone.remove_namespace(&object.name_any()),
-        }
+        () = follow::follow(&server, zone, client.clone(), config.pod_scope(), ready) => Ok(()),
+        () = follow::look_for_api(&server, client) => Ok(()),
+        Some(Ok(Err(error))) = tasks.join_next() => Err(error),
+        Some(error) = failures.recv() => Err(Error::Socket(error)),
     }
 }

@@ -142,13 +142,13 @@ proptest! {
 
     #[test]
     fn foreign_answers_keep_their_meaning(name in name(), response in response()) {
-        // Encoded, read as foreign, encoded again: the same bytes, whatever was compressed before.
+        // Encoded, read as foreign, encoded and read again: the same, whatever was compressed before.
         let query = Query::parse(&theirs(&name, None)).unwrap();
         let response = Response { additional: vec![], ..response };
         let bytes = encode(&query, &response, u16::MAX.into());
         let foreign = parse_foreign(&bytes).unwrap();
-        let again = Response { authoritative: response.authoritative, ..foreign.response };
-        prop_assert_eq!(encode(&query, &again, u16::MAX.into()), bytes);
+        let again = encode(&query, &foreign.response, u16::MAX.into());
+        prop_assert_eq!(parse_foreign(&again), Some(foreign));
     }
 }
 

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use skiff_client::life::{Stop, readiness};
+use skiff_dns::acl::Net;
 use tokio::{runtime::Handle, signal::unix::SignalKind};
 
 use super::network::nat::{self, WayOut};
@@ -36,6 +37,7 @@ async fn live(args: &Agent) -> Result<()> {
         dns_ip: args.cluster_dns,
         domain: args.cluster_domain.clone(),
         dns_upstreams: args.dns_upstream.clone(),
+        neighbours: vec![Net::host(ip)],
         name,
     };
     let root = Path::new("/var/lib/skiff/agent");

@@ -18,7 +18,10 @@ use skiff_client::{
     in_process::Clients,
     life::{Readiness, Ready, Stop, readiness},
 };
-use skiff_dns::forward::Upstreams;
+use skiff_dns::{
+    acl::{Allowed, Net},
+    forward::Upstreams,
+};
 use tokio::runtime::Handle;
 
 use super::{config::Config, network::netns, paths::Paths, sweep};
@@ -112,6 +115,8 @@ const AGENT_PORT: u16 = 10250;
 /// Where the proxy says how it is, as kube-proxy does.
 const HEALTHZ_PORT: u16 = 10256;
 const METRICS_PORT: u16 = 10249;
+/// Sockets of the node's DNS server: a pod that floods one leaves the others to the rest.
+const DNS_LANES: usize = 4;
 const MAX_PODS: u32 = 250;
 /// Where the host says who resolves names.
 const HOST_RESOLV_CONF: &str = "/etc/resolv.conf";
@@ -128,6 +133,8 @@ pub(crate) fn describe(config: &Config, paths: &Paths, pki: &Pki, number: u8) ->
         dns_ip: config.dns_ip().into(),
         domain: config.domain.clone(),
         dns_upstreams: config.dns_upstreams.clone(),
+        // The nodes of the cluster and the host's end of their link.
+        neighbours: Net::new(config.host_ip().into(), 24).into_iter().collect(),
     };
     let tls = skiff_node::Tls {
         certificate: credentials.serving.certificate,
@@ -155,6 +162,8 @@ pub(crate) struct Place {
     pub(crate) domain: String,
     /// None: the host's resolv.conf says.
     pub(crate) dns_upstreams: Vec<SocketAddr>,
+    /// Who may ask the node's DNS server beside the pods.
+    pub(crate) neighbours: Vec<Net>,
 }
 
 pub(crate) struct Directories {
@@ -177,11 +186,14 @@ impl Place {
             true => Upstreams::File(HOST_RESOLV_CONF.into()),
             false => Upstreams::Fixed(self.dns_upstreams),
         };
+        let clients = [Net::new(ranges.pods.addr(), ranges.pods.prefix_len()), Some(Net::host(self.dns_ip))];
         let dns = skiff_dns::Config {
-            bind: vec![(self.dns_ip, 53).into()],
-            domain: self.domain.clone(),
-            upstreams,
             outside: Some(host.clone()),
+            allowed: Allowed::new(clients.into_iter().flatten().chain(self.neighbours)),
+            lanes: DNS_LANES,
+            host_resolv_conf: Some(HOST_RESOLV_CONF.into()),
+            node: Some(self.name.clone()),
+            ..skiff_dns::Config::new(vec![(self.dns_ip, 53).into()], &self.domain, upstreams)
         };
         let proxy = proxy_config(&self.name, self.ip, &ranges);
         let agent = skiff_node::Config {

@@ -1,9 +1,10 @@
 //! The zone as a table: question, answer.
 
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use skiff_services::model::{Port, SlicePort, TrafficPolicy};
+use skiff_services::model::{Endpoint, Port, Protocol, Service, ServiceType, Slice, SlicePort, TrafficPolicy};
 
 use super::*;
+use crate::wire;
 
 fn service(name: &str, ips: &[&str]) -> Service {
     Service {
@@ -358,6 +359,111 @@ fn pods() {
 }
 
 #[test]
+fn pods_in_each_mode() {
+    let pod = |ns: &str, name: &str, ip: &str| Pod {
+        key: (ns.into(), name.into()),
+        ips: vec![ip.parse().unwrap()],
+        host_network: false,
+        plain_search: true,
+    };
+    for (mode, own, other_ns, nobodys) in [
+        (PodNames::Disabled, "NXDOMAIN", "NXDOMAIN", "NXDOMAIN"),
+        (PodNames::Insecure, "10.244.0.3", "10.244.0.3", "10.244.0.99"),
+        (PodNames::Verified, "10.244.0.3", "NXDOMAIN", "NXDOMAIN"),
+    ] {
+        let mut zone = empty().with_pod_names(mode);
+        zone.pods_mut().apply(pod("default", "db-0", "10.244.0.3"));
+        zone.pods_mut().apply(pod("default", "db-6", "fd00:244::3"));
+        assert_eq!(ask(&zone, "10-244-0-3.default.pod A"), own, "{mode:?}");
+        assert_eq!(ask(&zone, "10-244-0-3.empty.pod A"), other_ns, "{mode:?}");
+        assert_eq!(ask(&zone, "10-244-0-99.default.pod A"), nobodys, "{mode:?}");
+        assert_eq!(ask(&zone, "default.pod A"), "NODATA", "{mode:?}");
+        let six = if mode == PodNames::Disabled { "NXDOMAIN" } else { "fd00:244::3" };
+        assert_eq!(ask(&zone, "fd00-244--3.default.pod AAAA"), six, "{mode:?}");
+    }
+}
+
+#[test]
+fn times_to_live_and_serials() {
+    let mut zone = empty().with_ttl(17);
+    zone.update(|s| s.apply_service(with_ports(service("web", &["10.96.0.5"]), &["http/TCP:80"])));
+    let here = |zone: &Zone, text: &str, rtype| match zone.answer(&Name::parse(text).unwrap(), rtype) {
+        Answer::Here(response) => response,
+        other => panic!("{other:?}"),
+    };
+    let srv = here(&zone, "_http._tcp.web.default.svc.cluster.local", rtype::SRV);
+    assert!(srv.answers.iter().chain(&srv.additional).all(|r| r.ttl == 17));
+    let soa = |zone: &Zone| match here(zone, "missing.default.svc.cluster.local", rtype::A).authority.pop() {
+        Some(Record { ttl, data: Data::Soa { minimum, serial, .. }, .. }) => (ttl, minimum, serial),
+        other => panic!("{other:?}"),
+    };
+    let before = soa(&zone);
+    assert_eq!((before.0, before.1), (17, 17));
+    zone.update(|s| s.remove_service(&ServiceKey::new("default", "web")));
+    assert_eq!(soa(&zone).2, before.2 + 1, "the serial grows with each change");
+    assert_eq!(empty().with_ttl(u32::MAX).ttl, LONGEST_TTL);
+}
+
+/// Names of everything in the zone, and of things beside it.
+fn names() -> Vec<String> {
+    let services = ["web", "plain", "dual", "db", "mixed", "unready", "none", "ext", "missing", "two"];
+    let fronts = ["", "a.", "db-0.", "_http._tcp.", "_tcp.", "a.b.c.", "10-244-0-1."];
+    let of = |s: &str| fronts.map(|f| format!("{f}{s}.default.svc.cluster.local"));
+    let mut names: Vec<String> = services.iter().flat_map(|s| of(s)).collect();
+    let others = [
+        "cluster.local",
+        "local",
+        ".",
+        "svc.cluster.local",
+        "default.svc.cluster.local",
+        "x.svc.cluster.local",
+        "example.org.cluster.local",
+        "example.org.svc.cluster.local",
+        "example.org.default.svc.cluster.local",
+        "WEB.Default.svc.CLUSTER.local",
+        "dns-version.cluster.local",
+        "x.dns-version.cluster.local",
+        "example.org",
+        "10-244-0-1.default.pod.cluster.local",
+        "ns.dns.cluster.local",
+        "xcluster.local",
+        "cluster.local.cluster.local",
+    ];
+    names.extend(others.map(String::from));
+    names
+}
+
+#[test]
+fn the_short_cut_answers_as_the_long_way() {
+    let zone = zone();
+    let (mut short, mut out) = (0, [0; 1232]);
+    for (n, name) in names().iter().enumerate() {
+        for rtype in ["A", "AAAA", "SRV", "TXT", "ANY", "SOA"] {
+            for edns in [true, false] {
+                let mut message = wire::encode_query(n as u16, &Name::parse(name).unwrap(), rtype_of(rtype));
+                if !edns {
+                    message.truncate(message.len() - wire::OPT_LENGTH);
+                    message[11] = 0;
+                }
+                // As it was written, in its mixture of cases.
+                let front: Vec<u8> = name.bytes().take(3).collect();
+                if front.iter().all(u8::is_ascii_alphabetic) {
+                    message[13..16].copy_from_slice(&front);
+                }
+                let Some((length, rcode)) = crate::quick::answer(&zone, &message, &mut out) else { continue };
+                let query = wire::Query::parse(&message).unwrap();
+                let Answer::Here(response) = zone.answer(&query.name, query.rtype) else { panic!("{name} {rtype}") };
+                let long = wire::encode(&query, &crate::server::turned(response, query.id), query.udp_limit());
+                assert_eq!(out[..length], long, "{name} {rtype}");
+                assert_eq!(rcode as u8, long[3] & 0xf);
+                short += 1;
+            }
+        }
+    }
+    assert!(short > 200, "the short cut is rarely taken: {short}");
+}
+
+#[test]
 fn addresses_have_names() {
     // fd00:96::7
     let six = format!("7{}.6.9.0.0.0.0.d.f.ip6.arpa.", ".0".repeat(23));
@@ -378,6 +484,30 @@ fn addresses_have_names() {
         ("05.0.96.10.in-addr.arpa. PTR", "elsewhere"),
         (&format!("{six} PTR"), "dual.default.svc"),
     ]);
+}
+
+#[test]
+fn reasons() {
+    let zone = zone();
+    for (question, expect) in [
+        ("web.default.svc A", "the ClusterIP of Service default/web, which has 2 ready endpoints of 2"),
+        ("web.default.svc AAAA", "Service default/web exists, but has no IPv6 address"),
+        ("web.missing.svc A", "there is no namespace \"missing\""),
+        ("shop.default.svc A", "there is no Service \"shop\" in namespace \"default\""),
+        ("db.default.svc A", "Service default/db is headless: the addresses of its 3 ready endpoints"),
+        ("unready.default.svc A", "none of its 1 endpoints is ready"),
+        ("ext.default.svc A", "is an alias of \"Example.org\""),
+        ("_x._tcp.web.default.svc SRV", "its named ports: _http._tcp, _dns._udp"),
+        ("example.org. A", "not below cluster.local., so the resolvers outside are asked"),
+        ("5.0.96.10.in-addr.arpa. PTR", "10.96.0.5 is the address of a Service"),
+        ("8.8.8.8.in-addr.arpa. PTR", "belongs to nothing in the cluster"),
+        ("example.org.cluster.local. A", "there are only svc, pod, dns and dns-version"),
+    ] {
+        let (name, rtype) = question.split_once(' ').unwrap();
+        let full = if name.ends_with('.') { name.into() } else { format!("{name}.cluster.local") };
+        let said = crate::why::explain(&zone, &Name::parse(&full).unwrap(), rtype_of(rtype));
+        assert!(said.contains(expect), "{question}: {said}");
+    }
 }
 
 #[test]
@@ -489,6 +619,7 @@ mod history {
             let new = from_scratch(&zone);
             prop_assert_eq!(&zone.snapshot, &new.snapshot);
             prop_assert_eq!(&zone.owners, &new.owners);
+            prop_assert_eq!(&zone.book, &new.book);
             prop_assert_eq!(everything(&zone), everything(&new));
         }
     }
