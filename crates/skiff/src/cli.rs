@@ -98,6 +98,8 @@ pub(crate) enum Command {
     ///
     /// Flags are named as kube-proxy's where they mean the same. See deploy/skiff-proxy.yaml for a DaemonSet.
     Proxy(Proxy),
+    /// Run the cluster DNS server alone, for any Kubernetes API server (in CoreDNS's place), or ask it (`dns query`)
+    Dns(Box<crate::dns::Dns>),
     /// Print the version
     Version,
 }
@@ -142,7 +144,7 @@ pub(crate) struct Shape {
 }
 
 /// A resolver's address; its port is 53 unless said otherwise.
-fn resolver(text: &str) -> Result<SocketAddr, String> {
+pub(crate) fn resolver(text: &str) -> Result<SocketAddr, String> {
     let with_port = |ip: IpAddr| SocketAddr::new(ip, 53);
     let address = text.parse().or_else(|_| text.parse().map(with_port));
     address.map_err(|_| {

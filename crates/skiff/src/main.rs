@@ -4,6 +4,7 @@ mod cli;
 mod cluster;
 mod commands;
 mod demo;
+mod dns;
 mod explain;
 mod kubectl;
 mod report;

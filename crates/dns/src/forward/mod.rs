@@ -192,14 +192,15 @@ impl Forwarder {
         let mut asked = FuturesUnordered::new();
         let ask = |upstream: Arc<Upstream>| {
             let (question, metrics) = (Question { name: name.clone(), rtype: *rtype }, self.metrics.clone());
-            async move { upstream.ask(question, &metrics).await }
+            // A task, so that one who is overtaken still learns that it was too slow.
+            tokio::spawn(async move { upstream.ask(question, &metrics).await })
         };
         asked.push(ask(waiting.next()?));
         loop {
             tokio::select! {
                 answer = asked.next() => match answer {
-                    Some(Some(foreign)) => return Some(foreign.response),
-                    Some(None) => asked.extend(waiting.next().map(&ask)),
+                    Some(Ok(Some(foreign))) => return Some(foreign.response),
+                    Some(_) => asked.extend(waiting.next().map(&ask)),
                     None => return None,
                 },
                 () = sleep(HEDGE), if waiting.len() > 0 => asked.extend(waiting.next().map(&ask)),

@@ -44,6 +44,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
             let config = up::decide(&args.which.name, &paths, &args.shape)?;
             daemon::run(config, paths, if args.report { Sink::Pipe } else { Sink::Human })
         }
+        Command::Dns(args) => crate::dns::run(&args),
         Command::Agent(args) => crate::cluster::agent::run(&args),
         Command::Explain(args) => Ok(crate::explain::run(&args)),
         Command::Proxy(args) => proxy::run(&args),
