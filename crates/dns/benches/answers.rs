@@ -63,10 +63,16 @@ fn run(services: usize) -> Result<()> {
     type Start = fn(&Path, &Path) -> Result<Peer>;
     for (name, program, start) in [("knot", "knotd", knot as Start), ("nsd", "nsd", nsd)] {
         match tools::find(program) {
-            Some(_) => measure(services, name, &start(&zone, &directory)?)?,
+            Some(_) => {
+                let peer = start(&zone, &directory)?;
+                measure(services, name, &peer)?;
+                dnsperf(services, name, peer.at, &directory)?;
+            }
             None => print(&format!("{services:>8} {name:<14} SKIPPED: there is no program {program}")),
         }
     }
+    let peer = ours(services, 2)?;
+    dnsperf(services, "skiff, lanes 2", peer.at, &directory)?;
     changes(services)?;
     Ok(fs::remove_dir_all(&directory)?)
 }
@@ -253,6 +259,33 @@ fn measure(services: usize, name: &str, peer: &Peer) -> Result<()> {
     let per_cpu = answers as f64 / (cpu - before).max(0.01);
     let (p50, p99) = latency(peer.at, &questions)?;
     print(&format!("{services:>8} {name:<14} {per_cpu:>14.0} {per_second:>10.0} {memory:>10.1} {p50:>9.0} {p99:>9.0}"));
+    Ok(())
+}
+
+/// dnsperf's own figures: as fast as it can, then at half of that.
+fn dnsperf(services: usize, name: &str, at: SocketAddr, directory: &Path) -> Result<()> {
+    if tools::find("dnsperf").is_none() {
+        return Ok(print(&format!("{services:>8} {name:<14} dnsperf SKIPPED: there is no such program")));
+    }
+    let file = directory.join("questions");
+    let questions: String =
+        (0..4096).map(|i| format!("svc-{}.default.svc.cluster.local A\n", i * 7919 % services)).collect();
+    fs::write(&file, questions)?;
+    let run = |more: &[&str]| -> Result<(f64, String)> {
+        let mut command = Command::new("dnsperf");
+        command
+            .args(["-s", "127.0.0.1", "-p", &at.port().to_string(), "-l", "2", "-c", "4", "-T", "1", "-d"])
+            .arg(&file);
+        let text = String::from_utf8(command.args(more).output()?.stdout)?;
+        let value = |key: &str| text.lines().find_map(|l| Some(l.trim().strip_prefix(key)?.trim().to_owned()));
+        let rate = value("Queries per second:").and_then(|v| v.parse().ok()).ok_or("dnsperf gives no rate")?;
+        Ok((rate, value("Average Latency (s):").unwrap_or_default()))
+    };
+    let (most, _) = run(&[])?;
+    let (half, latency) = run(&["-Q", &format!("{:.0}", most / 2.0)])?;
+    print(&format!(
+        "{services:>8} {name:<14} dnsperf: {most:.0} per second; at {half:.0} per second latency {latency} s"
+    ));
     Ok(())
 }
 

@@ -50,6 +50,11 @@ impl Allowed {
         Allowed(nets.into_iter().chain(loopback).collect())
     }
 
+    /// These and not even loopback.
+    pub fn only(nets: impl IntoIterator<Item = Net>) -> Self {
+        Allowed(nets.into_iter().collect())
+    }
+
     /// The ranges that are routed nowhere on the Internet: for a server that does not know its cluster's.
     pub fn private() -> Self {
         const RANGES: [&str; 7] = [

@@ -10,7 +10,11 @@ use std::{
 };
 
 use common::*;
-use skiff_dns::wire::{self, Query, Rcode, rtype};
+use skiff_dns::{
+    acl::{Allowed, Net},
+    server::Server,
+    wire::{self, Query, Rcode, rtype},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpStream, UdpSocket},
@@ -122,6 +126,54 @@ async fn slow_clients_do_not_hold_up_others() {
     let mut stream = TcpStream::connect(server).await.unwrap();
     write_framed(&mut stream, &wire::encode_query(1, &name(WEB), rtype::A)).await;
     assert_eq!(show(&read(&read_framed(&mut stream).await)), "NoError 10.96.0.5");
+}
+
+/// Which of two lanes a client's questions take.
+fn lane(ip: Ipv4Addr) -> u32 {
+    (ip.to_bits().wrapping_mul(0x9e37_79b1) >> 16) % 2
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_from_one_client_leaves_others_their_lane() {
+    let server = serve(&[]).await;
+    let clients: Vec<_> = (2..100).map(|n| Ipv4Addr::new(127, 0, 0, n)).collect();
+    let (bad, good) = (clients[0], *clients.iter().find(|c| lane(**c) != lane(clients[0])).unwrap());
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let flood = {
+        let stop = stop.clone();
+        std::thread::spawn(move || {
+            let socket = std::net::UdpSocket::bind((bad, 0)).unwrap();
+            let question = wire::encode_query(1, &name(WEB), rtype::A);
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                // Answers are not even read.
+                let _ = socket.send_to(&question, server);
+            }
+        })
+    };
+    let socket = UdpSocket::bind((good, 0)).await.unwrap();
+    socket.connect(server).await.unwrap();
+    let mut buffer = [0; 4096];
+    for id in 0..200 {
+        socket.send(&wire::encode_query(id, &name(WEB), rtype::A)).await.unwrap();
+        let length = timeout(LONG, socket.recv(&mut buffer)).await.expect("an answer in spite of the flood").unwrap();
+        assert_eq!((read(&buffer[..length]).id, show(&read(&buffer[..length]))), (id, "NoError 10.96.0.5".into()));
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    flood.join().unwrap();
+}
+
+#[tokio::test]
+async fn strangers_are_refused() {
+    let change = |server: Server| server.allowing(Allowed::new([]));
+    let server = serve_with(Some(zone()), forwarder(&[]), change).await;
+    assert_eq!(ask(server, WEB, rtype::A).await, "NoError 10.96.0.5", "loopback is no stranger");
+    // 127.0.0.1 is not in the way of the second, which knows only others.
+    let nobody = Allowed::only([Net::parse("10.0.0.0/8").unwrap()]);
+    let server = serve_with(Some(zone()), forwarder(&[]), move |server| server.allowing(nobody.clone())).await;
+    let question = wire::encode_query(7, &name(WEB), rtype::A);
+    let answer = udp(server, &question).await;
+    assert_eq!(show(&read(&answer)), "Refused");
+    assert!(answer.len() <= question.len(), "an answer to a stranger amplifies nothing");
 }
 
 /// Small, fast and the same each time.

@@ -55,6 +55,10 @@ impl Server {
         Server { end_walks, ..self }
     }
 
+    pub fn allowing(self, allowed: Allowed) -> Self {
+        Server { allowed, ..self }
+    }
+
     pub fn zone(&self) -> RwLockReadGuard<'_, Option<Zone>> {
         self.zone.read().unwrap_or_else(PoisonError::into_inner)
     }

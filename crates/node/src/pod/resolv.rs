@@ -23,8 +23,8 @@ impl Resolv {
             let mut words = line.split_whitespace();
             match words.next() {
                 Some("nameserver") => found.nameservers.extend(words.next().map(String::from)),
-                Some("search" | "domain") => found.searches = words.map(String::from).collect(),
-                Some("options") => found.options = words.map(String::from).collect(),
+                Some("search" | "domain") => found.searches = words.map(without_final_dot).collect(),
+                Some("options") => found.options.extend(words.map(String::from)),
                 _ => {}
             }
         }
@@ -42,6 +42,11 @@ impl Resolv {
         }
         text
     }
+}
+
+/// Search domains are complete as they are; the root stays what it is.
+fn without_final_dot(domain: &str) -> String {
+    domain.strip_suffix('.').filter(|rest| !rest.is_empty()).unwrap_or(domain).to_owned()
 }
 
 /// The cluster's DNS.
@@ -161,6 +166,39 @@ options ndots:5
     fn options_override_by_name() {
         let config = json!({"options": [{"name": "ndots", "value": "2"}, {"name": "edns0"}]});
         check(json!({"dnsConfig": config}), &CLUSTER.replace("ndots:5", "ndots:2 edns0"));
+    }
+
+    #[test]
+    fn a_host_file_in_its_odd_forms() {
+        let read = Resolv::parse("search a.b. .\noptions edns0\noptions trust-ad\n nameserver fd00::1\ndomain\n");
+        assert_eq!((read.nameservers.join(" "), read.options.join(" ")), ("fd00::1".into(), "edns0 trust-ad".into()));
+        let read = Resolv::parse("domain x.y\nsearch a.b. .\n");
+        assert_eq!(read.searches, ["a.b", "."]);
+    }
+
+    #[test]
+    fn dns_config_adds_to_every_policy() {
+        let config = json!({"nameservers": ["1.1.1.1"], "searches": ["a.b", "svc.cluster.local"]});
+        let want = "nameserver 10.96.0.10\nnameserver 1.1.1.1\nsearch shop.svc.cluster.local svc.cluster.local \
+                    cluster.local example.org a.b\noptions ndots:5\n";
+        check(json!({"dnsConfig": config}), want);
+        let want =
+            "nameserver 192.0.2.53\nnameserver 1.1.1.1\nsearch example.org a.b svc.cluster.local\noptions edns0\n";
+        check(json!({"dnsPolicy": "Default", "dnsConfig": config}), want);
+    }
+
+    #[test]
+    fn long_search_paths_are_cut_and_said() {
+        let said = |searches: Vec<String>| {
+            let spec = json!({"containers": [], "dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.1.1.1"], "searches": searches}});
+            let pod: Pod = from_value(json!({"metadata": {"name": "p"}, "spec": spec})).unwrap();
+            let (resolv, said) = of(&pod, Cluster { ip: None, domain: "d" }, &Resolv::default());
+            (resolv.searches.len(), said.is_some_and(|s| s.starts_with("Search Line limits were exceeded")))
+        };
+        let named = |n: usize, length: usize| (0..n).map(|i| format!("{i:0length$}")).collect();
+        assert_eq!(said(named(32, 10)), (32, false));
+        assert_eq!(said(named(33, 10)), (32, true));
+        assert_eq!(said(named(21, 99)), (20, true), "2048 characters with the spaces between");
     }
 
     #[test]

@@ -11,7 +11,9 @@ use kube::Api;
 
 use super::{
     context::Context,
-    env, hosts, quantity, resolv,
+    env,
+    events::Kind,
+    hosts, quantity, resolv,
     state::{Pulled, container_id},
 };
 use crate::{
@@ -119,7 +121,11 @@ async fn variables(
 
 /// /etc/hosts, /etc/resolv.conf, /etc/hostname and the termination message, unless the container mounts its own.
 fn files(ctx: &Context, pod: &Pod, attempt: &Attempt, directory: &Path, mounts: &mut Vec<Mount>) -> io::Result<()> {
-    let (resolv, _) = resolv_conf(ctx, pod);
+    let (resolv, cut) = resolv_conf(ctx, pod);
+    // Said once, with the file.
+    if let Some(said) = cut.filter(|_| !directory.join("resolv.conf").exists()) {
+        ctx.recorder.pod(pod, None, Kind::Warning, "DNSConfigForming", said);
+    }
     let name = hosts::hostname(pod);
     let own = [
         ("etc-hosts", "/etc/hosts", hosts_file(ctx, pod, attempt)?),

@@ -5,7 +5,7 @@ use std::{
     future::Future,
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     thread::{self, JoinHandle},
     time::Duration,
@@ -121,6 +121,14 @@ const MAX_PODS: u32 = 250;
 /// Where the host says who resolves names.
 const HOST_RESOLV_CONF: &str = "/etc/resolv.conf";
 
+/// The host's file as pods can use it: systemd-resolved's stub answers only the host, but it says whom it asks.
+fn resolv_conf_for_pods() -> PathBuf {
+    const STUB: &str = "nameserver 127.0.0.53";
+    const BEHIND_STUB: &str = "/run/systemd/resolve/resolv.conf";
+    let stub = std::fs::read_to_string(HOST_RESOLV_CONF).is_ok_and(|t| t.lines().any(|l| l.trim() == STUB));
+    if stub && Path::new(BEHIND_STUB).exists() { BEHIND_STUB.into() } else { HOST_RESOLV_CONF.into() }
+}
+
 /// What node `number` of the cluster is told.
 pub(crate) fn describe(config: &Config, paths: &Paths, pki: &Pki, number: u8) -> anyhow::Result<Node> {
     let name = config.node_name(number);
@@ -208,7 +216,7 @@ impl Place {
             dns: skiff_node::Dns {
                 ip: Some(self.dns_ip),
                 domain: self.domain,
-                host_resolv_conf: HOST_RESOLV_CONF.into(),
+                host_resolv_conf: resolv_conf_for_pods(),
             },
             cgroup_root: dirs.cgroup,
             tls,
