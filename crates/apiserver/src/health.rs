@@ -6,6 +6,7 @@ use http::{Response, StatusCode};
 use skiff_api::status::Status;
 
 use crate::encode::respond;
+use crate::metrics::Page;
 use crate::query::Query;
 use crate::{Body, Result, Server};
 
@@ -16,8 +17,7 @@ type Check = (&'static str, Result<(), String>);
 
 /// `livez` asks whether a restart would help, `readyz` whether requests are welcome. The names are those of the reference;
 /// the store goes by both of its names.
-fn checks(server: &Server, what: &str, store: Result<(), skiff_store::Error>) -> Vec<Check> {
-    let store = store.map_err(|e| e.to_string());
+fn checks(server: &Server, what: &str, store: Result<(), String>) -> Vec<Check> {
     let when = |holds: bool, otherwise: &str| if holds { Ok(()) } else { Err(otherwise.to_string()) };
     let roles = when(server.access.aggregates(), "the bootstrap roles are being written");
     let mut checks = vec![
@@ -35,6 +35,20 @@ fn checks(server: &Server, what: &str, store: Result<(), skiff_store::Error>) ->
     checks
 }
 
+/// The same as metrics.
+pub(crate) fn metrics(server: &Server, store: Result<(), skiff_store::Error>) -> String {
+    let name = "kubernetes_healthcheck";
+    let mut page = Page::default();
+    page.head(name, "gauge", "1 while a check passes.");
+    for what in ["livez", "readyz"] {
+        let store = store.as_ref().map(|()| ()).map_err(ToString::to_string);
+        for (check, result) in checks(server, what, store) {
+            page.line(format_args!("{name}{{name=\"{check}\",type=\"{what}\"}} {}", u8::from(result.is_ok())));
+        }
+    }
+    page.text()
+}
+
 pub(crate) fn answer(
     server: &Server,
     parts: &Parts,
@@ -44,7 +58,8 @@ pub(crate) fn answer(
 ) -> Result<Response<Body>> {
     let query = Query::parse(parts.uri.query().unwrap_or_default());
     let left_out: Vec<&str> = query.pairs().iter().filter(|(k, _)| k == "exclude").map(|(_, v)| v.as_str()).collect();
-    report(what, &only.join("/"), &checks(server, what, store), &left_out, query.has("verbose"))
+    let checks = checks(server, what, store.map_err(|e| e.to_string()));
+    report(what, &only.join("/"), &checks, &left_out, query.has("verbose"))
 }
 
 fn report(what: &str, only: &str, checks: &[Check], left_out: &[&str], verbose: bool) -> Result<Response<Body>> {

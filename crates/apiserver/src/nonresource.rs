@@ -35,6 +35,9 @@ fn answer(server: &Server, parts: &Parts, identity: &Identity, path: &str, store
         ["metrics"] => {
             Ok(respond(StatusCode::OK, "text/plain; version=0.0.4", metrics(server, store.unwrap_or_default())))
         }
+        ["metrics", "slis"] => {
+            Ok(respond(StatusCode::OK, "text/plain; version=0.0.4", health::metrics(server, store.map(drop))))
+        }
         ["openapi", "v2"] if accepts(parts, openapi::V2_PROTOBUF) => {
             let kind = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
             Ok(respond(StatusCode::OK, kind, openapi::v2_protobuf()))

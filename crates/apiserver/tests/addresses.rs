@@ -231,3 +231,24 @@ async fn a_store_from_before_gets_its_addresses() {
     let back = second.until(&path, |code, _| code == 200).await;
     assert_eq!(back["spec"]["parentRef"]["name"], "a");
 }
+
+#[tokio::test]
+async fn making_a_service_walks_over_nothing() {
+    use skiff_store::faulty::{Act, Faulty, Op};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let lists = Arc::new(AtomicUsize::new(0));
+    let counted = lists.clone();
+    let store = Faulty::wrap(Arc::new(Memory::new()), move |_, op| {
+        counted.fetch_add(usize::from(op == Op::List), Ordering::Relaxed);
+        Act::Pass
+    });
+    let api = Api::over(Arc::new(store), &["10.96.0.0/16"]).await;
+    let before = lists.load(Ordering::Relaxed);
+    for n in 0..100 {
+        api.create(SERVICES, service(&format!("s{n}"), json!({"type": "NodePort"}))).await;
+        api.merge(&format!("{SERVICES}/s{n}"), json!({"spec": {"type": "ClusterIP"}})).await;
+    }
+    // The keeper looks around now and then, but not for each.
+    let walked = lists.load(Ordering::Relaxed) - before;
+    assert!(walked < 50, "{walked} lists");
+}

@@ -75,6 +75,7 @@ const STEPS: &[(&str, i32, &str)] = &[
     ("get hpa hello", 0, "Deployment/hello"),
     ("get --raw /livez?verbose", 0, "[+]ping ok"),
     ("get --raw /metrics", 0, "apiserver_request_total{code=\"201\""),
+    ("get --raw /metrics/slis", 0, "kubernetes_healthcheck{name=\"ping\",type=\"livez\"} 1"),
     ("get servicecidrs", 0, "kubernetes   10.96.0.0/12"),
     ("get ipaddresses", 0, "services/default/hello-svc"),
     ("create -f event.yaml", 0, "event/hello.1 created\nevent.events.k8s.io/hello.2 created"),

@@ -587,3 +587,78 @@ fn service_ranges_and_addresses() {
         &["metadata.name: Invalid value: \"FD00::1\": must be in canonical form (\"fd00::1\")"],
     );
 }
+
+#[test]
+fn service_ports_of_every_kind() {
+    let np = |ports: Value| json!({"type": "NodePort", "ports": ports});
+    service_check(
+        np(json!([{"name": "a", "port": 1, "nodePort": 30000}, {"name": "b", "port": 2, "nodePort": 30000}])),
+        &["spec.ports[1].nodePort: Duplicate value: 30000"],
+    );
+    service_check(
+        np(
+            json!([{"name": "a", "port": 53, "nodePort": 30053}, {"name": "b", "port": 53, "protocol": "UDP", "nodePort": 30053}]),
+        ),
+        &[],
+    );
+    service_check(
+        json!({"type": "LoadBalancer", "ports": [{"port": 10250}]}),
+        &["spec.ports[0]: Invalid value: 10250: may not expose port 10250 externally since it is used by kubelet"],
+    );
+    service_check(json!({"ports": [{"port": 1, "appProtocol": "kubernetes.io/h2c"}]}), &[]);
+    service_check(
+        json!({"ports": [{"port": 1, "targetPort": "a-name-that-is-too-long"}]}),
+        &["spec.ports[0].targetPort: Invalid value: \"a-name-that-is-too-long\": must be no more than 15 bytes"],
+    );
+    service_check(
+        json!({"ports": [{"port": 1, "targetPort": 70000}]}),
+        &["spec.ports[0].targetPort: Invalid value: 70000: must be between 1 and 65535, inclusive"],
+    );
+    service_check(
+        json!({"clusterIP": "None", "type": "LoadBalancer", "ports": [{"port": 1}]}),
+        &["spec.clusterIPs[0]: Invalid value: \"None\": may not be set to 'None' for LoadBalancer services"],
+    );
+}
+
+#[test]
+fn service_affinity_and_external_addresses() {
+    let with = |mut spec: Value| {
+        spec["ports"] = json!([{"port": 1}]);
+        spec
+    };
+    let timeout = |seconds: Value| {
+        with(json!({"sessionAffinity": "ClientIP", "sessionAffinityConfig": {"clientIP": {"timeoutSeconds": seconds}}}))
+    };
+    service_check(timeout(json!(86400)), &[]);
+    service_check(
+        timeout(json!(0)),
+        &[
+            "spec.sessionAffinityConfig.clientIP.timeoutSeconds: Invalid value: 0: must be greater than 0 and less than 86400",
+        ],
+    );
+    service_check(
+        with(json!({"sessionAffinity": "Cookie"})),
+        &["spec.sessionAffinity: Unsupported value: \"Cookie\": supported values: \"ClientIP\", \"None\""],
+    );
+    for (ip, why) in [
+        ("0.0.0.0", "may not be unspecified (0.0.0.0)"),
+        ("::", "may not be unspecified (::)"),
+        ("169.254.1.1", "may not be in the link-local range (169.254.0.0/16, fe80::/10)"),
+        ("224.0.0.1", "may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"),
+        ("x", "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"),
+    ] {
+        service_check(
+            with(json!({"externalIPs": [ip]})),
+            &[&format!("spec.externalIPs[0]: Invalid value: {ip:?}: {why}")],
+        );
+    }
+    // Addresses from outside make a Service reachable from outside: it gets a policy, and may choose it.
+    service_check(with(json!({"externalIPs": ["192.0.2.1"], "externalTrafficPolicy": "Local"})), &[]);
+    service_check(
+        with(json!({"internalTrafficPolicy": "Far"})),
+        &["spec.internalTrafficPolicy: Unsupported value: \"Far\": supported values: \"Cluster\", \"Local\""],
+    );
+    for distribution in ["PreferClose", "PreferSameZone", "PreferSameNode"] {
+        service_check(with(json!({"trafficDistribution": distribution})), &[]);
+    }
+}

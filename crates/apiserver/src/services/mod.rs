@@ -109,18 +109,22 @@ impl Services {
                 }
             }
             (GROUP, "servicecidrs") => state.ranges.forget(object::name(value)),
-            (GROUP, "ipaddresses") => state.taken.forget(value),
+            (GROUP, "ipaddresses") => state.taken.forget(object::name(value)),
             _ => return,
         }
         self.dirty.notify_one();
     }
 
-    /// Another server gave the address away, or a client took it by hand: it counts as taken from now on.
-    pub(crate) fn lost(&self, key: &str) {
-        let prefix = addresses().map(object::resource_prefix).unwrap_or_default();
-        if let Some(ip) = key.strip_prefix(&prefix).and_then(|name| name.parse().ok()) {
-            lock(&self.state).taken.lost(ip);
+    /// Another server gave an address away or took it back, or a client did so by hand: what the store has under the key is
+    /// what counts.
+    pub(crate) async fn relearn(&self, storage: &Storage, key: &str) -> Result<()> {
+        let resource = addresses()?;
+        let Some(name) = key.strip_prefix(&object::resource_prefix(resource)) else { return Ok(()) };
+        match storage.find(resource, None, name).await? {
+            Some(address) => lock(&self.state).taken.learn(&address.value),
+            None => lock(&self.state).taken.forget(name),
         }
+        Ok(())
     }
 
     /// Completes a Service with what it needs. Anything else passes untouched.

@@ -86,19 +86,14 @@ impl Taken {
         }
     }
 
-    /// Somebody has an IPAddress for it.
-    pub(super) fn lost(&mut self, ip: IpAddr) {
-        self.objects.entry(ip).or_insert(false);
-    }
-
     pub(super) fn learn(&mut self, address: &Value) {
         if let Ok(ip) = object::name(address).parse() {
             self.objects.insert(ip, alloc::is_managed(address));
         }
     }
 
-    pub(super) fn forget(&mut self, address: &Value) {
-        if let Ok(ip) = object::name(address).parse::<IpAddr>() {
+    pub(super) fn forget(&mut self, name: &str) {
+        if let Ok(ip) = name.parse::<IpAddr>() {
             self.objects.remove(&ip);
         }
     }
@@ -154,7 +149,7 @@ mod tests {
         assert_eq!(taken.of_services().count(), 0, "it is not the allocator's");
         taken.release(&Holdings { ips: [ip].into(), ..Holdings::default() });
         assert!(alloc::Taken::ip(&Others { taken: &taken, owner: &me }, ip), "nor does a Service take it along");
-        taken.forget(&address);
+        taken.forget("10.0.0.1");
         assert!(!alloc::Taken::ip(&Others { taken: &taken, owner: &me }, ip));
     }
 }

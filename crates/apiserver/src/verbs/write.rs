@@ -60,7 +60,7 @@ async fn create_tracked(call: &Call, mut value: Value, track: bool) -> Result<Wr
         match add(call, &name, value.clone()).await {
             Ok(value) => return Ok(Written::Created(value)),
             // What was chosen for it was taken at the same moment: something else is chosen.
-            Err(Miss::Companion(key)) => call.server.services.lost(&key),
+            Err(Miss::Companion(key)) => call.server.services.relearn(call.storage(), &key).await?,
             Err(Miss::Lost) => return Err(exists(call, &name).await),
             Err(Miss::Failed(status)) => return Err(status),
         }
@@ -163,7 +163,7 @@ where
         match commit(call, how, &current, wanted).await {
             Ok(value) => return Ok(Written::Updated(value)),
             Err(Miss::Lost) => {}
-            Err(Miss::Companion(key)) => call.server.services.lost(&key),
+            Err(Miss::Companion(key)) => call.server.services.relearn(call.storage(), &key).await?,
             Err(Miss::Failed(status)) => return Err(status),
         }
     }

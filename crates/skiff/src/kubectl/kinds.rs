@@ -114,8 +114,10 @@ pub(super) struct Kinds {
     discovered: OnceCell<Vec<Kind>>,
 }
 
+/// Each kind in the newest version of its group.
 pub(super) fn built_in() -> impl Iterator<Item = Kind> {
-    resources::RESOURCES.iter().map(Kind::built_in)
+    let newest = |r: &&resources::Resource| r.stored_as.is_none_or(|(group, _)| group != r.group);
+    resources::RESOURCES.iter().filter(newest).map(Kind::built_in)
 }
 
 /// A built-in kind that this program itself asks for.
