@@ -14,5 +14,8 @@ mod run;
 mod surroundings;
 pub mod sync;
 
+/// The name of the tables (ip and ip6) in which the rules are.
+pub const TABLE: &str = "skiff";
+
 pub use run::{Config, DetectLocal, Error, remove_tables, run};
 pub use surroundings::Surroundings;

@@ -178,12 +178,22 @@ pub(crate) enum Output {
     Yaml,
 }
 
+/// Whose images are meant.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct ImagesOf {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// Those of the `skiff agent` of this node, on this machine
+    #[arg(long, value_name = "NODE")]
+    pub(crate) agent: Option<String>,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum Image {
     /// Load images from an OCI or docker archive (.tar, .tar.gz)
     Load {
         #[command(flatten)]
-        which: Which,
+        of: ImagesOf,
         /// The archive; `-` reads standard input
         archive: PathBuf,
     },
@@ -191,7 +201,7 @@ pub(crate) enum Image {
     #[command(visible_alias = "ls")]
     List {
         #[command(flatten)]
-        which: Which,
+        of: ImagesOf,
         /// How to print it
         #[arg(long, short, value_enum, default_value_t = Output::Table)]
         output: Output,
@@ -199,7 +209,7 @@ pub(crate) enum Image {
     /// Remove images
     Rm {
         #[command(flatten)]
-        which: Which,
+        of: ImagesOf,
         /// Names, as `skiff image list` shows them
         #[arg(required = true)]
         images: Vec<String>,
@@ -244,12 +254,15 @@ pub(crate) struct Server {
 
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Agent {
-    /// A kubeconfig whose user is system:node:NAME in group system:nodes
-    #[arg(long)]
-    pub(crate) kubeconfig: PathBuf,
+    /// A kubeconfig whose user is system:node:NAME in group system:nodes (`skiff kubeconfig --node NAME --address IP`)
+    #[arg(long, required_unless_present = "cleanup")]
+    pub(crate) kubeconfig: Option<PathBuf>,
     /// The node's name [default: the host's name]
     #[arg(long)]
     pub(crate) node_name: Option<String>,
+    /// Remove what an agent that will not come back left on this machine: its pods, links, rules and mounts
+    #[arg(long)]
+    pub(crate) cleanup: bool,
     /// The node's address [default: the one that reaches the API server]
     #[arg(long)]
     pub(crate) node_ip: Option<IpAddr>,

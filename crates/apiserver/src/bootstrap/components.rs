@@ -94,7 +94,8 @@ pub(super) const CLUSTER_ROLES: &[ClusterRole] = &[
             ("networking.k8s.io", "servicecidrs", FOLLOW),
             EVENTS,
         ],
-        subjects: &[User("system:kube-proxy")],
+        // An agent's proxy has no identity but its node's.
+        subjects: &[User("system:kube-proxy"), Group("system:nodes")],
     },
     ClusterRole {
         name: "system:kube-dns",
@@ -103,7 +104,8 @@ pub(super) const CLUSTER_ROLES: &[ClusterRole] = &[
             ("core", "nodes", READ),
             ("discovery.k8s.io", "endpointslices", FOLLOW),
         ],
-        subjects: &[Account("kube-dns"), User("system:kube-dns")],
+        // The same goes for an agent's DNS server.
+        subjects: &[Account("kube-dns"), User("system:kube-dns"), Group("system:nodes")],
     },
     ClusterRole {
         name: MANAGER,

@@ -94,6 +94,8 @@ fn identities_can_do_their_work_and_no_more() {
         (Identity::component("system:kube-dns"), "list", "", "namespaces", true),
         (Identity::node("n1"), "patch", "", "pods/status", true),
         (Identity::node("n1"), "create", "", "serviceaccounts/token", true),
+        (Identity::node("n1"), "watch", "discovery.k8s.io", "endpointslices", true),
+        (Identity::node("n1"), "list", "", "namespaces", true),
         (Identity::node("n1"), "delete", "apps", "deployments", false),
         (Identity::service_account("default", "default"), "list", "", "pods", false),
         (

@@ -10,27 +10,55 @@ use skiff_client::life::{Stop, readiness};
 use skiff_dns::acl::Net;
 use tokio::{runtime::Handle, signal::unix::SignalKind};
 
-use super::network::nat::{self, WayOut};
-use super::node::{Directories, NodeClients, Place, Ranges, run as run_node};
-use crate::cli::Agent;
+use super::{
+    lock,
+    network::{
+        apply::wire_agent,
+        nat::{self, WayOut},
+    },
+    node::{Directories, NodeClients, Place, Ranges, run as run_node},
+    paths::Paths,
+    sweep,
+};
+use crate::{cli::Agent, commands::preflight};
+
+/// The name of the way out of an agent's pods.
+pub(crate) const WAY_OUT: &str = "agent";
+
+/// The control group that all of an agent's containers are below.
+pub(crate) fn cgroup(name: &str) -> String {
+    format!("skiff-agent/{name}")
+}
 
 pub(crate) fn run(args: &Agent) -> Result<ExitCode> {
     super::daemon::start_log();
+    preflight::check()?;
+    let name = args.node_name.clone().map_or_else(host_name, Ok)?;
+    let paths = Paths::of_agent(&name);
+    let Some(_lock) = lock::take(&paths.lock()).context("lock the agent")? else {
+        bail!("an agent of node {name:?} is already running on this machine");
+    };
+    if args.cleanup {
+        let swept = sweep::agent(&name, args.cluster_dns, args.cluster_cidr, &paths)?;
+        eprintln!("removed {swept}; `kubectl delete node {name}` makes the cluster forget the node");
+        return Ok(ExitCode::SUCCESS);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(live(args))?;
+    runtime.block_on(live(args, name, &paths))?;
     Ok(ExitCode::SUCCESS)
 }
 
-async fn live(args: &Agent) -> Result<()> {
-    let kubeconfig = Kubeconfig::read_from(&args.kubeconfig)?;
-    let tls = node_tls(&args.kubeconfig)?;
+async fn live(args: &Agent, name: String, paths: &Paths) -> Result<()> {
+    let file = args.kubeconfig.as_deref().context("an agent needs --kubeconfig FILE")?;
+    let kubeconfig = Kubeconfig::read_from(file)?;
+    let tls = node_tls(file)?;
     let told = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
     let ip = match args.node_ip {
         Some(ip) => ip,
         None => own_address(&told.cluster_url)?,
     };
     let client = kube::Client::try_from(told)?;
-    let name = args.node_name.clone().map_or_else(host_name, Ok)?;
+    wire_agent(args.cluster_dns).await?;
     let place = Place {
         ip,
         zone: None,
@@ -40,12 +68,11 @@ async fn live(args: &Agent) -> Result<()> {
         neighbours: vec![Net::host(ip)],
         name,
     };
-    let root = Path::new("/var/lib/skiff/agent");
     let directories = Directories {
-        data: root.join(&place.name),
-        run: Path::new("/run/skiff/agent").join(&place.name),
-        images: root.join("images"),
-        cgroup: format!("skiff/agent/{}", place.name),
+        data: paths.data.clone(),
+        run: paths.run.clone(),
+        images: paths.images(),
+        cgroup: cgroup(&place.name),
     };
     let _way_out = way_out(args, ip);
     let ranges = Ranges { pods: args.cluster_cidr.into(), services: vec![] };
@@ -62,7 +89,7 @@ async fn live(args: &Agent) -> Result<()> {
 fn way_out(args: &Agent, ip: IpAddr) -> Option<WayOut> {
     let IpAddr::V4(_) = ip else { return None };
     let pods = nat::all_of(args.cluster_cidr);
-    let opened = nat::open("agent", &[pods], &[pods]);
+    let opened = nat::open(WAY_OUT, &[pods], &[pods]);
     opened.inspect_err(|error| tracing::warn!("pods cannot reach beyond this node: {error}")).ok()
 }
 

@@ -245,7 +245,7 @@ pub(crate) fn proxy_config(name: &str, ip: IpAddr, ranges: &Ranges) -> skiff_pro
         tcp_be_liberal: true,
         service_cidrs: ranges.services.clone(),
         node_port_addresses: vec![],
-        table: "skiff".into(),
+        table: skiff_proxy::TABLE.into(),
         healthz: Some((Ipv4Addr::UNSPECIFIED, HEALTHZ_PORT).into()),
         metrics: Some((Ipv4Addr::LOCALHOST, METRICS_PORT).into()),
     }

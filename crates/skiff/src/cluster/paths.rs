@@ -34,6 +34,20 @@ impl Paths {
         }
     }
 
+    /// The directories of the agent of node `name`, beside those of the clusters.
+    pub(crate) fn of_agent(name: &str) -> Self {
+        match std::env::var_os("SKIFF_ROOT") {
+            Some(root) => {
+                let root = Path::new(&root);
+                Paths { data: root.join("lib-agent").join(name), run: root.join("run-agent").join(name) }
+            }
+            None => Paths {
+                data: Path::new("/var/lib/skiff-agent").join(name),
+                run: Path::new("/run/skiff-agent").join(name),
+            },
+        }
+    }
+
     /// The names of all clusters that have a data or a run directory here.
     pub(crate) fn clusters() -> Vec<String> {
         let one = Paths::of("x");

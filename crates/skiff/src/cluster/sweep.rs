@@ -3,18 +3,20 @@
 
 use std::{
     fmt, fs, io,
+    net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
 use anyhow::{Context, Result};
+use ipnet::Ipv4Net;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     mount::{UnmountFlags, unmount},
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 
-use super::{config::Config, network, paths::Paths};
+use super::{agent, config::Config, network, paths::Paths};
 
 /// How much was there to remove.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -31,20 +33,44 @@ impl fmt::Display for Swept {
 
 /// Call only when no daemon of the cluster runs.
 pub(crate) fn run(config: &Config, paths: &Paths) -> Result<Swept> {
-    let processes = kill_processes(config, paths).context("end the cluster's containers")?;
-    let mounts = unmount_below(&[&paths.run, &paths.data])?;
+    let group = cgroup(&config.name);
+    let swept = processes_and_mounts(&group, paths)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(network::apply::down(&network::plan::network(config, paths)))?;
     network::nat::close(&config.name)?;
     network::forwarding::restore(&paths.run).context("/proc/sys/net/ipv4/conf")?;
-    remove_cgroups(&config.name);
+    remove_cgroups(&group);
+    remove_run(paths)?;
+    Ok(swept)
+}
+
+/// What an agent and its pods have on this machine. Call in the node's network namespace, when no such agent runs.
+pub(crate) fn agent(name: &str, dns: IpAddr, pods: Ipv4Net, paths: &Paths) -> Result<Swept> {
+    let group = agent::cgroup(name);
+    let swept = processes_and_mounts(&group, paths)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(network::apply::unwire_agent(dns, pods))?;
+    network::nat::close(agent::WAY_OUT)?;
+    skiff_proxy::remove_tables(skiff_proxy::TABLE)?;
+    remove_cgroups(&group);
+    remove_run(paths)?;
+    Ok(swept)
+}
+
+fn processes_and_mounts(group: &str, paths: &Paths) -> Result<Swept> {
+    let processes = kill_processes(group, paths).context("end the containers")?;
+    let mounts = unmount_below(&[&paths.run, &paths.data])?;
+    Ok(Swept { processes, mounts })
+}
+
+fn remove_run(paths: &Paths) -> Result<()> {
     match fs::remove_dir_all(&paths.run) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e).context(paths.run.display().to_string()),
         _ => {}
     }
     // Below /run the directory of all clusters goes with the last one.
     paths.run.parent().map(fs::remove_dir);
-    Ok(Swept { processes, mounts })
+    Ok(())
 }
 
 /// The control group that all of a cluster's containers are below, in each hierarchy.
@@ -53,10 +79,10 @@ pub(crate) fn cgroup(cluster: &str) -> String {
 }
 
 /// Kills until none is left: a shim may have been starting a container while we looked.
-fn kill_processes(config: &Config, paths: &Paths) -> io::Result<usize> {
+fn kill_processes(group: &str, paths: &Paths) -> io::Result<usize> {
     let mut killed = 0;
     for _ in 0..10 {
-        let found = processes(config, paths)?;
+        let found = processes(group, paths)?;
         if found.is_empty() {
             return Ok(killed);
         }
@@ -77,8 +103,8 @@ fn kill(pid: Pid) -> Option<rustix::fd::OwnedFd> {
     Some(process)
 }
 
-fn processes(config: &Config, paths: &Paths) -> io::Result<Vec<Pid>> {
-    let group = format!("/{}/", cgroup(&config.name));
+fn processes(group: &str, paths: &Paths) -> io::Result<Vec<Pid>> {
+    let group = format!("/{group}/");
     let run = paths.run.display().to_string();
     let mut found = vec![];
     for entry in fs::read_dir("/proc")?.flatten() {
@@ -105,9 +131,9 @@ fn belongs(proc: &Path, group: &str, run: &str) -> bool {
 }
 
 /// The unpacked layers that running containers stand on. Each container's root is mounted in its own mount namespace.
-pub(crate) fn layers_in_use(config: &Config, paths: &Paths) -> io::Result<Vec<PathBuf>> {
+pub(crate) fn layers_in_use(group: &str, paths: &Paths) -> io::Result<Vec<PathBuf>> {
     let mut layers = vec![];
-    for pid in processes(config, paths)? {
+    for pid in processes(group, paths)? {
         // What cannot be read has ended meanwhile.
         let table = fs::read_to_string(format!("/proc/{}/mountinfo", pid.as_raw_nonzero())).unwrap_or_default();
         let lower = table.lines().filter_map(|l| l.split_once("lowerdir=")).map(|(_, rest)| rest);
@@ -142,14 +168,14 @@ fn mount_point(line: &str) -> Option<PathBuf> {
     Some(plain.iter().fold(field.to_owned(), |path, (code, text)| path.replace(code, text)).into())
 }
 
-/// Removes the cluster's control groups in every hierarchy, from the leaves up. Only empty ones go, and only ours.
-fn remove_cgroups(cluster: &str) {
+/// Removes the control groups in every hierarchy, from the leaves up. Only empty ones go, and only ours.
+fn remove_cgroups(group: &str) {
     let root = Path::new("/sys/fs/cgroup");
     let hierarchies = fs::read_dir(root).into_iter().flatten().flatten().map(|e| e.path());
     for hierarchy in hierarchies.chain([root.to_owned()]) {
-        remove_groups(&hierarchy.join(cgroup(cluster)));
-        // The directory of all clusters goes with the last one.
-        let _ = fs::remove_dir(hierarchy.join("skiff"));
+        remove_groups(&hierarchy.join(group));
+        // The directory of all clusters (or agents) goes with the last one.
+        let _ = Path::new(group).parent().map(|all| fs::remove_dir(hierarchy.join(all)));
     }
 }
 

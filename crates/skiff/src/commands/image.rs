@@ -1,4 +1,4 @@
-//! `skiff image load|list|rm`: the image directory, which all nodes of the cluster share. The cluster need not run.
+//! `skiff image load|list|rm`: the image directory, which all nodes of the cluster on this machine share. The cluster need not run.
 
 use std::{io, path::PathBuf, process::ExitCode};
 
@@ -7,32 +7,40 @@ use serde::Serialize;
 use skiff_node::image::{Image as Stored, Images};
 
 use crate::{
-    cli::{Image, Output, Which},
-    cluster::sweep,
+    cli::{Image, ImagesOf, Output},
+    cluster::{agent, paths::Paths, sweep},
     report,
 };
 
 pub(crate) fn run(args: &Image) -> Result<ExitCode> {
     match args {
-        Image::Load { which, archive } => {
-            let images = open(which)?;
+        Image::Load { of, archive } => {
+            let images = open(of)?;
             let names = if archive.as_os_str() == "-" { load_stdin(&images)? } else { images.load(archive)? };
             for name in names {
                 super::print(&format!("Loaded {name}\n"))?;
             }
         }
-        Image::List { which, output } => list(&open(which)?, *output)?,
-        Image::Rm { which, images } => {
-            let (config, paths) = super::existing(which)?;
-            remove(&open(which)?, &sweep::layers_in_use(&config, &paths)?, images)?;
+        Image::List { of, output } => list(&open(of)?, *output)?,
+        Image::Rm { of, images } => {
+            let (group, paths) = place(of)?;
+            remove(&open(of)?, &sweep::layers_in_use(&group, &paths)?, images)?;
         }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn open(which: &Which) -> Result<Images> {
-    let (_, paths) = super::existing(which)?;
+fn open(of: &ImagesOf) -> Result<Images> {
+    let (_, paths) = place(of)?;
     Ok(Images::open(paths.images(), Default::default())?)
+}
+
+/// The control group of those who use the images, and where these are.
+fn place(of: &ImagesOf) -> Result<(String, Paths)> {
+    match &of.agent {
+        Some(node) => Ok((agent::cgroup(node), Paths::of_agent(node))),
+        None => super::existing(&of.which).map(|(config, paths)| (sweep::cgroup(&config.name), paths)),
+    }
 }
 
 /// An archive's index may stand at its end, so what comes by a pipe is kept in a file first.

@@ -10,15 +10,13 @@ use kube::{
 };
 use skiff_client::life::{Stop, readiness};
 use skiff_nft::{Family, Kernel, Netlink, Ownership, TableRef};
-use skiff_proxy::DetectLocal;
+use skiff_proxy::{DetectLocal, TABLE};
 
 use crate::{
     cli::{DetectLocalMode, Proxy, ProxyMode},
     cluster::{agent, daemon},
 };
 
-/// Ours, of family ip and ip6.
-const TABLE: &str = "skiff";
 /// The one that kube-proxy makes in its nftables mode.
 const RIVAL: &str = "kube-proxy";
 /// A Node object may come after the machine: how long to wait before asking again.

@@ -250,6 +250,14 @@ impl Client<'_> {
         })
     }
 
+    pub(crate) fn ready_node(&self, name: &str) {
+        let path = "{.status.conditions[?(@.type=='Ready')].status}";
+        eventually(&format!("node {name} is ready"), || {
+            let output = self.run(&["get", "node", name, "-o", &format!("jsonpath={path}")]);
+            if text(&output.stdout) == "True" { Ok(()) } else { Err(text(&output.stderr)) }
+        });
+    }
+
     pub(crate) fn cluster_ip(&self, service: &str) -> String {
         self.jsonpath(&["svc", service], "{.spec.clusterIP}")
     }

@@ -26,16 +26,20 @@ impl Cluster {
     }
 
     pub(crate) fn load_busybox(&self) {
+        let file = self.data().join("busybox.tar");
+        self.busybox_archive(&file);
+        self.skiff_ok(&["image", "load", &file.display().to_string()]);
+        fs::remove_file(file).expect("remove the archive");
+    }
+
+    pub(crate) fn busybox_archive(&self, file: &Path) {
         let program = fs::read("/bin/busybox").expect("/bin/busybox");
         let links = ["sh", "httpd", "hostname", "sleep", "nc", "tail"].map(|name| (format!("bin/{name}"), "busybox"));
         let links: Vec<_> = links.iter().map(|(name, target)| (name.as_str(), *target)).collect();
         let layer = Layer::files(&[("bin/busybox", 0o755, &program)], &links).expect("a layer");
         let cmd = vec!["sh", "-c", "hostname > /index.html && exec httpd -f -p 8080 -h /"];
         let recipe = Recipe { name: IMAGE, layers: vec![&layer], env: vec!["PATH=/bin"], cmd, working_dir: "/" };
-        let file = self.data().join("busybox.tar");
-        archive(&file, &[recipe]).expect("an archive");
-        self.skiff_ok(&["image", "load", &file.display().to_string()]);
-        fs::remove_file(file).expect("remove the archive");
+        archive(file, &[recipe]).expect("an archive");
     }
 
     pub(crate) fn create_web(&self, pods: &[&str], app: &str, node: Option<&str>) {

@@ -11,7 +11,7 @@ use std::{
 
 use futures::TryStreamExt;
 use ipnet::Ipv4Net;
-use netlink_packet_route::route::RouteScope;
+use netlink_packet_route::{address::AddressAttribute, route::RouteScope};
 use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder, new_connection};
 
 use super::{
@@ -177,6 +177,59 @@ async fn wire_node(node: &NodeLink) -> io::Result<()> {
     address(&handle, NODE_LINK, node.ip).await?;
     let default = RouteMessageBuilder::<Ipv4Addr>::new().gateway(node.gateway).build();
     unless_there(handle.route().add(default).execute().await)
+}
+
+/// What an agent's own namespace needs: the cluster DNS address, which its DNS server answers at.
+pub(crate) async fn wire_agent(dns: IpAddr) -> Result<(), Error> {
+    let IpAddr::V4(dns) = dns else { return Ok(()) };
+    let handle = connect().during(|| "open netlink".into())?;
+    set_up(&handle, "lo").await.during(|| "set lo up".into())?;
+    let dns = Ipv4Net::new_assert(dns, 32);
+    address(&handle, "lo", dns).await.during(|| format!("give lo the cluster DNS address {dns}"))
+}
+
+/// Removes an agent's bridge and its routes to the other nodes' pods, and takes the cluster DNS address off lo.
+pub(crate) async fn unwire_agent(dns: IpAddr, pods: Ipv4Net) -> Result<(), Error> {
+    let handle = connect().during(|| "open netlink".into())?;
+    let bridge = skiff_node::network::BRIDGE;
+    remove_link(&handle, bridge).await.during(|| format!("remove link {bridge}"))?;
+    remove_routes(&handle, pods).await.during(|| format!("remove the routes into {pods}"))?;
+    remove_address(&handle, dns).await.during(|| format!("take {dns} off lo"))
+}
+
+/// Those by a gateway to parts of the range, as agents make them.
+async fn remove_routes(handle: &Handle, range: Ipv4Net) -> io::Result<()> {
+    use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteProtocol};
+    let into_range =
+        |a: &RouteAttribute| matches!(a, RouteAttribute::Destination(RouteAddress::Inet(ip)) if range.contains(ip));
+    let mut routes = handle.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute();
+    let mut ours = vec![];
+    while let Some(route) = routes.try_next().await.map_err(os_error)? {
+        let by_gateway = route.attributes.iter().any(|a| matches!(a, RouteAttribute::Gateway(_)));
+        let part = route.header.destination_prefix_length > range.prefix_len();
+        if by_gateway
+            && part
+            && route.header.protocol == RouteProtocol::Static
+            && route.attributes.iter().any(into_range)
+        {
+            ours.push(route);
+        }
+    }
+    for route in ours {
+        handle.route().del(route).execute().await.map_err(os_error)?;
+    }
+    Ok(())
+}
+
+async fn remove_address(handle: &Handle, ip: IpAddr) -> io::Result<()> {
+    let lo = existing(handle, "lo").await?;
+    let mut all = handle.address().get().set_link_index_filter(lo).execute();
+    while let Some(message) = all.try_next().await.map_err(os_error)? {
+        if message.attributes.contains(&AddressAttribute::Address(ip)) {
+            return handle.address().del(message).execute().await.map_err(os_error);
+        }
+    }
+    Ok(())
 }
 
 /// Routes are a convenience of the host's: where another cluster (or a VPN) has the range, the cluster goes without.

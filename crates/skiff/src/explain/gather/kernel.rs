@@ -9,7 +9,7 @@ use skiff_nft::{
     trace::{Origin, Outcome, Packet, World, trace},
 };
 use skiff_proxy::{
-    Surroundings,
+    Surroundings, TABLE,
     ruleset::{Class, Ruleset},
 };
 use skiff_services::{
@@ -23,7 +23,6 @@ use crate::explain::{
     objects::{name, node_ips},
 };
 
-const TABLE: &str = "skiff";
 /// The proxy's map of frontends.
 const SERVICES: &str = "services";
 
