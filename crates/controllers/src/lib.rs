@@ -11,6 +11,7 @@ mod endpointslice;
 mod fixture;
 mod garbage;
 mod history;
+mod job;
 mod loadbalancer;
 mod mirroring;
 mod namespace;
@@ -90,6 +91,7 @@ fn jobs(cx: &Arc<Context>) -> Vec<(&'static str, Job)> {
         ("deployment", deployment::run::start(cx)),
         ("daemonset", daemonset::run::start(cx)),
         ("statefulset", statefulset::run::start(cx)),
+        ("job", job::run::start(cx)),
         ("scheduler", scheduler::run::start(cx)),
         ("endpoints", endpoints::run::start(cx)),
         ("endpointslice", endpointslice::run::start(cx)),

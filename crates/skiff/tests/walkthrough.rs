@@ -71,6 +71,7 @@ fn walk(kind: Kubectl) {
     without_selector(&k);
     external_name_then_cluster_ip(&k);
     headless(&k);
+    stateful_set(&k);
     node_port(&k);
     several_ports(&k);
     load_balancers(&k);
@@ -567,6 +568,53 @@ fn headless(k: &Client<'_>) {
     let name = format!("{}.headless-hello-svc.default.svc.cluster.local", ips[0].replace('.', "-"));
     assert!(lookup(k, &bye, &name).contains(&ips[0]));
     assert!(lookup(k, &bye, &ips[0]).contains(&name));
+}
+
+const STATEFUL: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: stateful-svc}
+spec: {clusterIP: None, selector: {app: stateful}, ports: [{port: 7777}]}
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {name: web}
+spec:
+  serviceName: stateful-svc
+  replicas: 2
+  selector: {matchLabels: {app: stateful}}
+  template:
+    metadata: {labels: {app: stateful}}
+    spec:
+      terminationGracePeriodSeconds: 1
+      containers: [{name: hello, image: 'skiff.local/ms-hello:v4', ports: [{containerPort: 7777}]}]
+";
+
+/// W26
+fn stateful_set(k: &Client<'_>) {
+    k.apply(STATEFUL);
+    let mut pods = k.ready("app=stateful", 2);
+    pods.sort();
+    assert_eq!(pods, ["web-0", "web-1"]);
+    let bye = one(k, BYE_PODS);
+    let leads_to = |ip: &str| {
+        eventually(&format!("web-0's name leads to {ip}"), || {
+            let shown = lookup(k, &bye, "web-0.stateful-svc.default.svc.cluster.local");
+            if shown.contains(ip) { Ok(()) } else { Err(shown) }
+        });
+    };
+    let before = pod_ip(k, "web-0");
+    leads_to(&before);
+    assert_eq!(k.exec("web-0", &["cat", "/etc/hostname"]).trim(), "web-0");
+    k.ok(&["delete", "pod", "web-0"]);
+    let after = eventually("another web-0 with another address", || {
+        let ip = k.run(&["get", "pod", "web-0", "-o", "jsonpath={.status.podIP}"]);
+        let ip = text(&ip.stdout);
+        if ip.is_empty() || ip == before { Err(ip) } else { Ok(ip) }
+    });
+    leads_to(&after);
+    reachable(k, &bye, "http://web-0.stateful-svc:7777");
+    k.ok(&["delete", "statefulset,svc", "web", "stateful-svc", "--ignore-not-found"]);
 }
 
 /// W27

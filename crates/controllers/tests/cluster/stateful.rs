@@ -1,7 +1,8 @@
-//! StatefulSets and DaemonSets.
+//! StatefulSets, DaemonSets and Jobs.
 
 use k8s_openapi::api::{
     apps::v1::{ControllerRevision, DaemonSet, StatefulSet},
+    batch::v1::Job,
     core::v1::{Endpoints, Event, Node, Pod},
 };
 use kube::api::{DeleteParams, Patch, PatchParams};
@@ -139,5 +140,39 @@ async fn a_daemon_set_has_a_pod_on_every_node_that_it_may_have() {
     cluster.until("only where the selector allows", async || on().await == "n2:v2").await;
     api.delete("agent", &DeleteParams::default()).await.or_fail();
     cluster.until("gone", async || on().await.is_empty()).await;
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_ends_when_its_pods_have_succeeded() {
+    let cluster = Cluster::start(&["n1"]).await;
+    let api = cluster.api::<Job>("default");
+    let job: Job = object(json!({
+        "metadata": {"name": "count"},
+        "spec": {"completions": 2, "parallelism": 1,
+            "template": {"spec": {"restartPolicy": "Never", "containers": [{"name": "c", "image": "v1"}]}}},
+    }));
+    cluster.create("default", job).await;
+    for done in 1..=2 {
+        let running = async || {
+            let pods = cluster.list::<Pod>("default").await;
+            pods.into_iter().find(|p| p.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Running"))
+        };
+        cluster.until("a pod runs", async || running().await.is_some()).await;
+        let pod = running().await.and_then(|p| p.metadata.name).expect("a running pod");
+        let ended = Patch::Merge(json!({"status": {"phase": "Succeeded"}}));
+        cluster.api::<Pod>("default").patch_status(&pod, &PatchParams::default(), &ended).await.or_fail();
+        let counted = async || api.get("count").await.or_fail().status.is_some_and(|s| s.succeeded == Some(done));
+        cluster.until("it is counted", counted).await;
+    }
+    let complete = async || {
+        let status = api.get("count").await.or_fail().status.unwrap_or_default();
+        let conditions = status.conditions.unwrap_or_default();
+        conditions.iter().any(|c| c.type_ == "Complete" && c.status == "True") && status.completion_time.is_some()
+    };
+    cluster.until("the Job is complete", complete).await;
+    assert_eq!(cluster.list::<Pod>("default").await.len(), 2, "ended pods stay to be looked at");
+    api.delete("count", &DeleteParams::background()).await.or_fail();
+    cluster.until("its pods go with it", async || cluster.list::<Pod>("default").await.is_empty()).await;
     cluster.end().await;
 }

@@ -233,7 +233,7 @@ async fn play(client: &Client, pod: &Pod, next: &AtomicU32) {
     let bound = pod.spec.as_ref().is_some_and(|s| s.node_name.is_some());
     let outcome = if meta.deletion_timestamp.is_some() {
         api.delete(name, &DeleteParams::default().grace_period(0)).await.map(drop)
-    } else if bound && phase != Some("Running") {
+    } else if bound && phase.is_none_or(|p| p == "Pending") {
         let wish = meta.annotations.as_ref().and_then(|a| a.get("test/ip")).cloned();
         let ip = wish.unwrap_or_else(|| format!("10.244.0.{}", next.fetch_add(1, Ordering::Relaxed)));
         let ready = json!({"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"});
