@@ -24,3 +24,4 @@ pub mod status;
 pub mod strategy;
 pub mod validate;
 pub mod warnings;
+pub mod yaml;

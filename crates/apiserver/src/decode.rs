@@ -93,11 +93,17 @@ fn gunzip(bytes: &[u8]) -> Result<Bytes> {
 /// JSON, YAML or protobuf into a value. Depth is bounded by the parsers (128).
 pub(crate) fn value(media: Media, bytes: &[u8]) -> Result<Value> {
     match media {
-        Media::Yaml | Media::ApplyPatch => serde_yaml_ng::from_slice(bytes)
-            .map_err(|e| Status::bad_request(format!("error converting YAML to JSON: yaml: {e}"))),
+        Media::Yaml | Media::ApplyPatch => {
+            yaml(bytes).map_err(|e| Status::bad_request(format!("error converting YAML to JSON: yaml: {e}")))
+        }
         Media::Protobuf => protobuf::decode(bytes).map_err(|e| Status::bad_request(e.to_string())),
         _ => serde_json::from_slice(bytes).map_err(|e| Status::bad_request(format!("json parse error: {e}"))),
     }
+}
+
+fn yaml(bytes: &[u8]) -> Result<Value, String> {
+    skiff_api::yaml::check_depth(bytes)?;
+    serde_yaml_ng::from_slice(bytes).map_err(|e| e.to_string())
 }
 
 /// An object of this resource: apiVersion and kind fit or are filled in.

@@ -100,9 +100,10 @@ fn read_file(path: &Path, into: &mut Vec<Manifest>) -> Result<()> {
 
 /// Splits a text into objects; the items of a `List` count each for itself.
 pub(super) fn parse(text: &str, source: &str, into: &mut Vec<Manifest>) -> Result<()> {
+    let bad = |why: String| Error::Plain(format!("error parsing {source}: error converting YAML to JSON: yaml: {why}"));
+    skiff_api::yaml::check_depth(text.as_bytes()).map_err(bad)?;
     for document in serde_yaml_ng::Deserializer::from_str(text) {
-        let value = Value::deserialize(document)
-            .map_err(|e| Error::Plain(format!("error parsing {source}: error converting YAML to JSON: yaml: {e}")))?;
+        let value = Value::deserialize(document).map_err(|e| bad(e.to_string()))?;
         if !value.is_null() {
             unpack(value, source, into)?;
         }
