@@ -1,24 +1,34 @@
-//! Port-forward over a WebSocket: two channels for each port, data and error, each opened by the port's number.
+//! Port-forward, in three forms: SPDY inside a WebSocket or by itself (see `tunnel`), and over a WebSocket two channels for
+//! each port of the query, data and error, each opened by the port's number.
 
-use std::{collections::HashMap, net::SocketAddr};
+use std::{collections::HashMap, io};
 
+use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
-use http::Request;
+use http::{Request, Response, StatusCode, header};
+use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpStream, tcp::OwnedReadHalf},
+    net::tcp::OwnedReadHalf,
     sync::mpsc,
 };
 use tokio_tungstenite::tungstenite::Message;
+use tokio_util::io::StreamReader;
+use tracing::debug;
 
 use super::{
     Answer, Refusal,
     request::{Target, pairs},
-    session::{Socket, farewell, hear_out, message, upgrade},
+    session::{Socket, asks_for, farewell, hear_out, message, offered, upgrade, words},
+    tunnel::{self, Destination},
 };
-use crate::pod::context::Context;
+use crate::pod::context::{Context, View};
 
+const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
+const VERSION: &str = "portforward.k8s.io";
+const STREAM_VERSION: &str = "x-stream-protocol-version";
 const PROTOCOLS: [&str; 2] = ["v4.channel.k8s.io", "portforward.k8s.io"];
 const QUEUE: usize = 16;
 /// Two channels each, numbered by a byte.
@@ -27,11 +37,77 @@ const MAX_PORTS: usize = 64;
 pub(super) fn serve(ctx: &Context, target: &Target, request: Request<Incoming>) -> Result<Answer, Refusal> {
     let missing = || Refusal::not_found(format!("pod \"{}/{}\" not found on this node", target.namespace, target.pod));
     let view = ctx.directory.get(&target.namespace, &target.pod).ok_or_else(missing)?;
-    let ip = view.pod.status.as_ref().and_then(|s| s.pod_ip.as_deref()).and_then(|i| i.parse().ok());
-    let ip = ip.ok_or_else(|| Refusal::bad("the pod has no address yet"))?;
+    let to = destination(&view)?;
+    if asks_for(request.headers(), "SPDY/3.1") {
+        return plain_spdy(request, to);
+    }
+    let offers = |name: &str| offered(request.headers()).iter().any(|o| o == name);
+    if offers(TUNNEL) {
+        return upgrade(request, &[TUNNEL], move |socket, _| tunnelled(socket, to));
+    }
     let ports = ports(request.uri().query().unwrap_or_default())?;
-    let targets: Vec<SocketAddr> = ports.into_iter().map(|p| SocketAddr::new(ip, p)).collect();
-    upgrade(request, &PROTOCOLS, move |socket, _| run(socket, targets))
+    upgrade(request, &PROTOCOLS, move |socket, _| run(socket, ports, to))
+}
+
+fn destination(view: &View) -> Result<Destination, Refusal> {
+    let meta = &view.pod.metadata;
+    let part = |text: &Option<String>| text.clone().unwrap_or_default();
+    let pod = format!("{}/{}, uid {}", part(&meta.namespace), part(&meta.name), part(&meta.uid));
+    match view.state.network.done() {
+        Some(attachment) => Ok(Destination { pod, netns: attachment.as_ref().map(|a| a.netns.clone()) }),
+        None => Err(Refusal::bad(format!("unable to forward port because pod {pod} has no network yet"))),
+    }
+}
+
+/// As kubectl before 1.31 does, without a WebSocket.
+fn plain_spdy(mut request: Request<Incoming>, to: Destination) -> Result<Answer, Refusal> {
+    let versions = request.headers().get_all(STREAM_VERSION).iter().flat_map(words).collect::<Vec<_>>();
+    if !versions.is_empty() && !versions.iter().any(|v| v == VERSION) {
+        return Err(Refusal(StatusCode::FORBIDDEN, format!("unable to upgrade: this server speaks {VERSION} only")));
+    }
+    let upgrading = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let Ok(upgraded) = upgrading.await.inspect_err(|e| debug!("an upgrade to SPDY failed: {e}")) else { return };
+        let (from, mut sink) = tokio::io::split(TokioIo::new(upgraded));
+        let (out, mut pieces) = mpsc::channel::<Bytes>(QUEUE);
+        let write = async move {
+            while let Some(piece) = pieces.recv().await {
+                if sink.write_all(&piece).await.is_err() || sink.flush().await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::join!(tunnel::run(from, out, to), write);
+    });
+    let answer = Response::builder()
+        .status(StatusCode::SWITCHING_PROTOCOLS)
+        .header(header::UPGRADE, "SPDY/3.1")
+        .header(header::CONNECTION, "Upgrade")
+        .header(STREAM_VERSION, VERSION);
+    answer.body(Empty::new().boxed()).map_err(|e| Refusal(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))
+}
+
+/// The messages' bytes are those of one SPDY connection.
+async fn tunnelled(socket: Socket, to: Destination) {
+    let (mut sink, stream) = socket.split();
+    let (out, mut pieces) = mpsc::channel::<Bytes>(QUEUE);
+    let bytes = stream.filter_map(|message| async {
+        match message {
+            Ok(Message::Binary(bytes)) => Some(Ok(bytes)),
+            Ok(_) => None,
+            Err(e) => Some(Err(io::Error::other(e))),
+        }
+    });
+    let from = StreamReader::new(Box::pin(bytes));
+    let write = async move {
+        while let Some(piece) = pieces.recv().await {
+            if sink.send(Message::Binary(piece)).await.is_err() {
+                return;
+            }
+        }
+        let _ = sink.send(farewell()).await;
+    };
+    tokio::join!(tunnel::run(from, out, to), write);
 }
 
 fn ports(query: &str) -> Result<Vec<u16>, Refusal> {
@@ -42,28 +118,21 @@ fn ports(query: &str) -> Result<Vec<u16>, Refusal> {
             ports.push(port.ok_or_else(|| Refusal::bad(format!("query parameter \"ports\": {text:?} is no port")))?);
         }
     }
-    if ports.is_empty() {
-        // What kubectl sends.
-        return Err(Refusal::bad(
-            "port-forward over SPDY is not supported: reach the pod by its address from this machine, or use a client \
-             that names the ports in the query (v4.channel.k8s.io)",
-        ));
-    }
-    if ports.len() > MAX_PORTS {
+    if !(1..=MAX_PORTS).contains(&ports.len()) {
         return Err(Refusal::bad(format!("query parameter \"ports\" must name 1 to {MAX_PORTS} ports")));
     }
     Ok(ports)
 }
 
-async fn run(socket: Socket, targets: Vec<SocketAddr>) {
+async fn run(socket: Socket, ports: Vec<u16>, to: Destination) {
     let (mut sink, mut stream) = socket.split();
     let (out, mut messages) = mpsc::channel::<Message>(QUEUE);
-    let mut inputs: HashMap<u8, mpsc::Sender<bytes::Bytes>> = HashMap::new();
+    let mut inputs: HashMap<u8, mpsc::Sender<Bytes>> = HashMap::new();
     let mut tasks = tokio::task::JoinSet::new();
-    for (channel, target) in (0_u8..).step_by(2).zip(targets) {
+    for (channel, port) in (0_u8..).step_by(2).zip(ports) {
         let (input, received) = mpsc::channel(QUEUE);
         inputs.insert(channel, input);
-        tasks.spawn(one(channel, target, received, out.clone()));
+        tasks.spawn(one(channel, port, to.clone(), received, out.clone()));
     }
     drop(out);
     let write = async move {
@@ -94,17 +163,21 @@ async fn run(socket: Socket, targets: Vec<SocketAddr>) {
     }
 }
 
-async fn one(channel: u8, target: SocketAddr, mut input: mpsc::Receiver<bytes::Bytes>, out: mpsc::Sender<Message>) {
-    let port = target.port().to_le_bytes();
+async fn one(
+    channel: u8,
+    port: u16,
+    destination: Destination,
+    mut input: mpsc::Receiver<Bytes>,
+    out: mpsc::Sender<Message>,
+) {
     for number in [channel, channel + 1] {
-        if out.send(message(number, &port)).await.is_err() {
+        if out.send(message(number, &port.to_le_bytes())).await.is_err() {
             return;
         }
     }
-    let (from, mut to) = match TcpStream::connect(target).await {
+    let (from, mut to) = match destination.dial(port).await {
         Ok(connection) => connection.into_split(),
-        Err(e) => {
-            let why = format!("an error occurred forwarding {}: {e}", target.port());
+        Err(why) => {
             let _ = out.send(message(channel + 1, why.as_bytes())).await;
             return;
         }

@@ -4,7 +4,9 @@ mod forward;
 mod logs;
 mod request;
 mod session;
+mod spdy;
 mod tls;
+mod tunnel;
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 

@@ -93,7 +93,7 @@ where
     let headers = request.headers();
     let key = headers.get(header::SEC_WEBSOCKET_KEY).filter(|_| wants_websocket(headers));
     let accept = key.map(|k| derive_accept_key(k.as_bytes())).ok_or_else(no_websocket)?;
-    let offered: Vec<String> = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().flat_map(words).collect();
+    let offered = offered(headers);
     let protocol = *protocols.iter().find(|p| offered.iter().any(|o| o == **p)).ok_or_else(|| {
         Refusal(
             StatusCode::FORBIDDEN,
@@ -119,12 +119,21 @@ where
     answer.body(Empty::new().boxed()).map_err(|e| Refusal(StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))
 }
 
-fn words(value: &header::HeaderValue) -> Vec<String> {
+pub(super) fn words(value: &header::HeaderValue) -> Vec<String> {
     value.to_str().unwrap_or_default().split(',').map(|w| w.trim().to_string()).collect()
 }
 
+pub(super) fn asks_for(headers: &HeaderMap, protocol: &str) -> bool {
+    headers.get(header::UPGRADE).and_then(|v| v.to_str().ok()).is_some_and(|v| v.eq_ignore_ascii_case(protocol))
+}
+
+/// The subprotocols that a client of WebSocket offers.
+pub(super) fn offered(headers: &HeaderMap) -> Vec<String> {
+    headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().flat_map(words).collect()
+}
+
 fn wants_websocket(headers: &HeaderMap) -> bool {
-    headers.get(header::UPGRADE).and_then(|v| v.to_str().ok()).is_some_and(|v| v.eq_ignore_ascii_case("websocket"))
+    asks_for(headers, "websocket")
 }
 
 fn no_websocket() -> Refusal {
