@@ -66,6 +66,9 @@ impl Archive {
     /// A gzipped archive is unpacked to an unnamed file first, so that it can be read in any order.
     fn open(path: &Path, scratch: &Path) -> Result<Self, String> {
         let mut file = File::open(path).map_err(|e| e.to_string())?;
+        if file.metadata().is_ok_and(|m| m.is_dir()) {
+            return Err("this is a directory, not an archive".into());
+        }
         let mut magic = [0; 2];
         let gzip = file.read_exact(&mut magic).is_ok() && magic == [0x1f, 0x8b];
         file.rewind().map_err(|e| e.to_string())?;
@@ -199,13 +202,26 @@ fn strings(value: &Value) -> Vec<String> {
     value.as_array().into_iter().flatten().filter_map(|s| s.as_str().map(str::to_owned)).collect()
 }
 
+/// An error about a header may quote its bytes, which are no text to show.
+fn broken(entries: usize, error: &io::Error) -> String {
+    match entries {
+        0 => "neither a tar archive nor a compressed one: make it with `docker save` or `skopeo copy … oci-archive:…`"
+            .into(),
+        n => {
+            let error: String =
+                error.to_string().chars().filter(|c| c.is_ascii_graphic() || *c == ' ').take(100).collect();
+            format!("cut short or damaged after {n} entries: {error}")
+        }
+    }
+}
+
 fn index(file: &File) -> Result<HashMap<String, (u64, u64)>, String> {
     let mut index = HashMap::new();
     let mut links: Vec<(String, String)> = Vec::new();
     let mut archive = tar::Archive::new(file);
     let entries = archive.entries_with_seek().map_err(|e| format!("not a tar archive: {e}"))?;
     for entry in entries {
-        let entry = entry.map_err(|e| format!("not a whole tar archive, after {} entries: {e}", index.len()))?;
+        let entry = entry.map_err(|e| broken(index.len(), &e))?;
         if index.len() > ENTRIES {
             return Err(format!("it has more than {ENTRIES} entries"));
         }

@@ -199,6 +199,8 @@ fn container_statuses() {
     let a = &status["containerStatuses"][0];
     assert_eq!(a["name"], "a");
     assert_eq!(a["state"]["waiting"]["reason"], "CrashLoopBackOff");
+    let message = a["state"]["waiting"]["message"].as_str().unwrap();
+    assert!(message.contains("restarting failed container=a pod="), "{message}");
     assert_eq!(a["lastState"]["terminated"]["exitCode"], 1);
     assert_eq!((&a["restartCount"], &a["ready"]), (&json!(2), &json!(false)));
     let b = &status["containerStatuses"][1];

@@ -32,8 +32,11 @@ pub enum Error {
     Start(#[from] StartError),
 }
 
+/// The reason of what waits for an object that is not there.
+pub const NO_CONFIG: &str = "CreateContainerConfigError";
+
 fn config(message: impl ToString) -> Error {
-    Error::Config { reason: "CreateContainerConfigError", message: message.to_string() }
+    Error::Config { reason: NO_CONFIG, message: message.to_string() }
 }
 
 fn create(message: impl ToString) -> Error {

@@ -24,12 +24,9 @@ pub fn of(pod: &core::Pod, state: &PodState, around: Around) -> PodStatus {
     let empty = core::PodSpec::default();
     let spec = pod.spec.as_ref().unwrap_or(&empty);
     let old = pod.status.clone().unwrap_or_default();
-    let init: Vec<_> = plan::init_containers(spec)
-        .iter()
-        .map(|c| container_status(spec, c, &state.container(&c.name), state))
-        .collect();
-    let mut main: Vec<_> =
-        spec.containers.iter().map(|c| container_status(spec, c, &state.container(&c.name), state)).collect();
+    let shown = Shown { pod, spec, state };
+    let init: Vec<_> = plan::init_containers(spec).iter().map(|c| shown.container(c)).collect();
+    let mut main: Vec<_> = spec.containers.iter().map(|c| shown.container(c)).collect();
     main.sort_by(|a, b| a.name.cmp(&b.name));
     let over_deadline = plan::deadline(pod, state).is_some_and(|d| d <= around.now)
         && !state.containers.values().any(Container::is_busy)
@@ -120,68 +117,85 @@ fn ended_before(status: &ContainerStatus) -> bool {
     status.last_state.as_ref().is_some_and(|s| s.terminated.is_some())
 }
 
-fn container_status(
-    spec: &core::PodSpec,
-    container: &core::Container,
-    own: &Container,
-    pod: &PodState,
-) -> ContainerStatus {
-    let init = plan::init_containers(spec).iter().any(|c| c.name == container.name);
-    let (state, last) = states(spec, container, own, pod);
-    let ready = if init && !is_sidecar(container) {
-        own.exited().is_some_and(|e| e.exit.code == 0)
-    } else {
-        own.is_running() && own.started && own.ready
-    };
-    ContainerStatus {
-        name: container.name.clone(),
-        image: own.image.as_ref().and_then(|_| container.image.clone()).or(container.image.clone()).unwrap_or_default(),
-        image_id: own.image.as_ref().map(|i| i.id.clone()).unwrap_or_default(),
-        container_id: own.id().map(|id| format!("skiff://{id}")),
-        restart_count: own.restarts,
-        ready,
-        started: Some(own.is_running() && own.started),
-        state: Some(state),
-        last_state: last,
-        ..Default::default()
-    }
+/// What container statuses are made from.
+#[derive(Clone, Copy)]
+struct Shown<'a> {
+    pod: &'a core::Pod,
+    spec: &'a core::PodSpec,
+    state: &'a PodState,
 }
 
-fn states(
-    spec: &core::PodSpec,
-    container: &core::Container,
-    own: &Container,
-    pod: &PodState,
-) -> (core::ContainerState, Option<core::ContainerState>) {
-    let last = own.last.as_ref().map(ended_state);
-    let waiting = |reason: &str, message: &str| core::ContainerState {
-        waiting: Some(core::ContainerStateWaiting {
-            reason: Some(reason.into()),
-            message: (!message.is_empty()).then(|| message.into()),
-        }),
-        ..Default::default()
-    };
-    match &own.phase {
-        Phase::Waiting { reason, message, .. } if !reason.is_empty() => (waiting(reason, message), last),
-        Phase::Waiting { .. } | Phase::Pulling | Phase::Starting { .. } => {
-            (waiting(starting_reason(spec, pod), ""), last)
+impl Shown<'_> {
+    /// As kubelet names a pod in messages.
+    fn full_name(self) -> String {
+        let meta = &self.pod.metadata;
+        let part = |text: &Option<String>| text.clone().unwrap_or_default();
+        format!("{}_{}({})", part(&meta.name), part(&meta.namespace), part(&meta.uid))
+    }
+
+    fn container(self, container: &core::Container) -> ContainerStatus {
+        let own = &self.state.container(&container.name);
+        let init = plan::init_containers(self.spec).iter().any(|c| c.name == container.name);
+        let (state, last) = self.states(container, own);
+        let ready = if init && !is_sidecar(container) {
+            own.exited().is_some_and(|e| e.exit.code == 0)
+        } else {
+            own.is_running() && own.started && own.ready
+        };
+        ContainerStatus {
+            name: container.name.clone(),
+            image: own
+                .image
+                .as_ref()
+                .and_then(|_| container.image.clone())
+                .or(container.image.clone())
+                .unwrap_or_default(),
+            image_id: own.image.as_ref().map(|i| i.id.clone()).unwrap_or_default(),
+            container_id: own.id().map(|id| format!("skiff://{id}")),
+            restart_count: own.restarts,
+            ready,
+            started: Some(own.is_running() && own.started),
+            state: Some(state),
+            last_state: last,
+            ..Default::default()
         }
-        Phase::Running { since, .. } => {
-            let running = core::ContainerStateRunning { started_at: Some(Time(*since)) };
-            (core::ContainerState { running: Some(running), ..Default::default() }, last)
-        }
-        Phase::Exited(ended) => {
-            let again = plan::restarts(spec, container, ended.exit.code) && pod.stopping.is_none();
-            if again && own.crashes.seconds() > 0 {
-                let message = format!(
-                    "back-off {} restarting failed container={} pod={}",
-                    go_duration(own.crashes.seconds()),
-                    container.name,
-                    spec.hostname.as_deref().unwrap_or_default()
-                );
-                (waiting("CrashLoopBackOff", &message), Some(ended_state(ended)))
-            } else {
-                (ended_state(ended), last)
+    }
+
+    fn states(
+        self,
+        container: &core::Container,
+        own: &Container,
+    ) -> (core::ContainerState, Option<core::ContainerState>) {
+        let last = own.last.as_ref().map(ended_state);
+        let waiting = |reason: &str, message: &str| core::ContainerState {
+            waiting: Some(core::ContainerStateWaiting {
+                reason: Some(reason.into()),
+                message: (!message.is_empty()).then(|| message.into()),
+            }),
+            ..Default::default()
+        };
+        match &own.phase {
+            Phase::Waiting { reason, message, .. } if !reason.is_empty() => (waiting(reason, message), last),
+            Phase::Waiting { .. } | Phase::Pulling | Phase::Starting { .. } => {
+                (waiting(starting_reason(self.spec, self.state), ""), last)
+            }
+            Phase::Running { since, .. } => {
+                let running = core::ContainerStateRunning { started_at: Some(Time(*since)) };
+                (core::ContainerState { running: Some(running), ..Default::default() }, last)
+            }
+            Phase::Exited(ended) => {
+                let again = plan::restarts(self.spec, container, ended.exit.code) && self.state.stopping.is_none();
+                if again && own.crashes.seconds() > 0 {
+                    let message = format!(
+                        "back-off {} restarting failed container={} pod={}",
+                        go_duration(own.crashes.seconds()),
+                        container.name,
+                        self.full_name()
+                    );
+                    (waiting("CrashLoopBackOff", &message), Some(ended_state(ended)))
+                } else {
+                    (ended_state(ended), last)
+                }
             }
         }
     }

@@ -3,7 +3,10 @@
 
 use std::{collections::BTreeSet, fmt::Debug, sync::Arc};
 
-use futures::{StreamExt, stream::BoxStream};
+use futures::{
+    StreamExt,
+    stream::{BoxStream, SelectAll, select_all},
+};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use kube::{
@@ -14,7 +17,7 @@ use serde::de::DeserializeOwned;
 use tracing::warn;
 
 use super::tokens::Tokens;
-use crate::pod::{context::Context, tasks};
+use crate::pod::{context::Context, plan, tasks};
 
 /// Names of the ConfigMaps and Secrets in the pod's volumes.
 fn names(pod: &Pod) -> (BTreeSet<String>, BTreeSet<String>) {
@@ -32,13 +35,44 @@ fn names(pod: &Pod) -> (BTreeSet<String>, BTreeSet<String>) {
     (maps, secrets)
 }
 
-/// Runs until aborted.
-pub async fn run(ctx: Arc<Context>, pod: Arc<Pod>, tokens: Arc<Tokens>) {
-    let (maps, secrets) = names(&pod);
-    let namespace = super::namespace(&pod);
+/// The same, and those that containers' environments are made of.
+fn all_names(pod: &Pod) -> (BTreeSet<String>, BTreeSet<String>) {
+    let (mut maps, mut secrets) = names(pod);
+    for container in pod.spec.iter().flat_map(plan::all_containers) {
+        for source in container.env_from.iter().flatten() {
+            maps.extend(source.config_map_ref.as_ref().map(|c| c.name.clone()));
+            secrets.extend(source.secret_ref.as_ref().map(|s| s.name.clone()));
+        }
+        for source in container.env.iter().flatten().filter_map(|e| e.value_from.as_ref()) {
+            maps.extend(source.config_map_key_ref.as_ref().map(|c| c.name.clone()));
+            secrets.extend(source.secret_key_ref.as_ref().map(|s| s.name.clone()));
+        }
+    }
+    (maps, secrets)
+}
+
+/// Says so whenever one of the pod's ConfigMaps and Secrets is there or changes. Runs until aborted.
+pub async fn await_any(ctx: &Context, pod: &Pod, seen: impl Fn()) {
+    let mut changes = watch_all(ctx, pod, all_names(pod));
+    while changes.next().await.is_some() {
+        seen();
+    }
+}
+
+fn watch_all(
+    ctx: &Context,
+    pod: &Pod,
+    (maps, secrets): (BTreeSet<String>, BTreeSet<String>),
+) -> SelectAll<BoxStream<'static, ()>> {
+    let namespace = super::namespace(pod);
     let maps = maps.iter().map(|n| changes(Api::<ConfigMap>::namespaced(ctx.client.clone(), namespace), n));
     let secrets = secrets.iter().map(|n| changes(Api::<Secret>::namespaced(ctx.client.clone(), namespace), n));
-    let mut changes = futures::stream::select_all(maps.chain(secrets));
+    select_all(maps.chain(secrets))
+}
+
+/// Runs until aborted.
+pub async fn run(ctx: Arc<Context>, pod: Arc<Pod>, tokens: Arc<Tokens>) {
+    let mut changes = watch_all(&ctx, &pod, names(&pod));
     loop {
         let renew = tokens.renew().map(|at| at.duration_since(Timestamp::now()));
         let renew = renew.map(|d| std::time::Duration::try_from(d).unwrap_or_default());
