@@ -2,7 +2,13 @@
 
 mod common;
 
-use std::path::Path;
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    path::Path,
+    process::{Child, Stdio},
+    time::Duration,
+};
 
 use common::{Client, Cluster, Kubectl, text};
 use skiff_node::image::make::{Layer, Recipe, archive};
@@ -24,6 +30,22 @@ spec:
   restartPolicy: Never
   containers:
   - {name: c, image: "box:v1", stdin: true, stdinOnce: true, command: [sh, -c, "read x; echo got $x; exit 5"]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web, labels: {app: web}}
+spec:
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: c
+    image: "box:v1"
+    command: [sh, -c, "hostname > /index.html; dd if=/dev/zero of=/big bs=1M count=20; httpd -f -p 127.0.0.1:8080 -h /"]
+    readinessProbe: {exec: {command: [wget, -q, -O, /dev/null, "http://127.0.0.1:8080/"]}, periodSeconds: 1}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {selector: {app: web}, ports: [{port: 80, targetPort: 8080}]}
 "#;
 
 #[test]
@@ -36,16 +58,18 @@ fn streams() {
     cluster.skiff_ok(&["image", "load", &busybox(dir.path())]);
     let k = cluster.kubectl(Kubectl::Stock);
     k.apply(PODS);
-    k.ok(&["wait", "--for=condition=Ready", "pod/talker", "pod/asker", "--timeout=60s"]);
+    k.ok(&["wait", "--for=condition=Ready", "pod/talker", "pod/asker", "pod/web", "--timeout=60s"]);
     exit_codes(&k);
     whole_output_and_input(&k);
     logs(&k);
     attach(&k);
+    port_forward(&k);
 }
 
 fn busybox(dir: &Path) -> String {
     let program = std::fs::read(tools::find("busybox").expect("looked for before")).expect("busybox can be read");
-    let links = ["sh", "echo", "cat", "sleep", "dd"].map(|applet| (format!("bin/{applet}"), "busybox"));
+    let links =
+        ["sh", "echo", "cat", "sleep", "dd", "httpd", "hostname", "wget"].map(|applet| (format!("bin/{applet}"), "busybox"));
     let links: Vec<_> = links.iter().map(|(path, target)| (path.as_str(), *target)).collect();
     let layer = Layer::files(&[("bin/busybox", 0o755, &program)], &links).expect("a layer");
     let recipe =
@@ -91,4 +115,68 @@ fn attach(k: &Client<'_>) {
         text(&output.stderr)
     );
     assert_eq!(k.ok(&["logs", "-f", "asker"]), "got word\n");
+}
+
+/// `kubectl port-forward`, while the value lives.
+struct Forward {
+    kubectl: Child,
+    port: u16,
+}
+
+impl Forward {
+    fn start(k: &Client<'_>, what: &str, port: &str) -> Self {
+        let mut command = k.command(&["port-forward", what, port]);
+        let mut kubectl = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("kubectl runs");
+        let mut line = String::new();
+        BufReader::new(kubectl.stdout.as_mut().expect("piped")).read_line(&mut line).expect("kubectl speaks");
+        let port = line.strip_prefix("Forwarding from 127.0.0.1:").and_then(|l| l.split(' ').next()?.parse().ok());
+        let Some(port) = port else {
+            let _ = kubectl.kill();
+            let output = kubectl.wait_with_output().expect("kubectl ends");
+            panic!("port-forward {what}: {line}{}", text(&output.stderr));
+        };
+        Forward { kubectl, port }
+    }
+
+    /// What an HTTP server behind it says to `GET path`; nothing when the connection is cut.
+    fn get(&self, path: &str) -> Vec<u8> {
+        let mut connection = TcpStream::connect(("127.0.0.1", self.port)).expect("kubectl listens");
+        connection.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
+        write!(connection, "GET {path} HTTP/1.0\r\n\r\n").expect("a request");
+        let mut answer = vec![];
+        // A refused connection may be reset.
+        let _ = connection.read_to_end(&mut answer);
+        let head = answer.windows(4).position(|w| w == b"\r\n\r\n").map_or(answer.len(), |at| at + 4);
+        answer.split_off(head)
+    }
+
+    fn end(mut self) -> String {
+        self.kubectl.kill().expect("kubectl is ended");
+        let mut said = String::new();
+        self.kubectl.stderr.take().expect("piped").read_to_string(&mut said).expect("text");
+        self.kubectl.wait().expect("kubectl ends");
+        said
+    }
+}
+
+/// The server listens on the pod's loopback only, as kubelet's forwarding reaches it.
+fn port_forward(k: &Client<'_>) {
+    for (what, port) in [("pod/web", ":8080"), ("svc/web", ":80")] {
+        let forward = Forward::start(k, what, port);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| (0..5).for_each(|_| assert_eq!(text(&forward.get("/index.html")), "web\n")));
+            }
+            assert_eq!(forward.get("/big").len(), 20 << 20, "{what}");
+        });
+        let said = forward.end();
+        assert!(!said.contains("error"), "{what}: {said}");
+    }
+    let forward = Forward::start(k, "pod/web", ":9999");
+    assert_eq!(forward.get("/"), b"");
+    let said = forward.end();
+    assert!(
+        said.contains("error forwarding port 9999 to pod default/web") && said.contains("onnection refused"),
+        "{said}"
+    );
 }

@@ -36,7 +36,7 @@ static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
 fn walk(kind: Kubectl) {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let needs = ["kubectl", "docker-registry", "curl", "dpkg-deb", "apt-get", "ip", "busybox"];
+    let needs = ["kubectl", "docker-registry", "curl", "dpkg-deb", "apt-get", "ip", "busybox", "tcpdump"];
     if !tools::root_with(&needs) {
         return;
     }
@@ -60,6 +60,7 @@ fn walk(kind: Kubectl) {
     logs(&k);
     names(&k);
     ping(&k);
+    an_address_on_no_interface(&k);
     selectors_and_describe(&k);
     roles(&k);
     scaling_and_healing(&k);
@@ -75,6 +76,7 @@ fn walk(kind: Kubectl) {
     node_port(&k);
     several_ports(&k);
     load_balancers(&k);
+    host_ports(&k);
     deleted_service(&k);
 }
 
@@ -267,6 +269,38 @@ fn ping(k: &Client<'_>) {
     let pinged = k.try_exec(&bye, &["ping", "-c", "1", "-W", "1", &k.cluster_ip("ms-hello-svc")]);
     assert!(text(&pinged.stdout).contains("0 received"), "{pinged:?}");
     assert!(k.exec(&bye, &["ping", "-c", "1", &pod_ip(k, &one(k, HELLO_PODS))]).contains("1 received"));
+}
+
+/// W12
+fn an_address_on_no_interface(k: &Client<'_>) {
+    let service = k.cluster_ip("ms-hello-svc");
+    let of_node = k.cluster.skiff_ok(&["shell", "--", "ip", "-o", "address"]);
+    assert!(of_node.contains("inet ") && !of_node.contains(&service), "{of_node}");
+    let (bye, hello) = (one(k, BYE_PODS), one(k, HELLO_PODS));
+    let (client, server) = (pod_ip(k, &bye), pod_ip(k, &hello));
+    let mut capture = std::process::Command::new("nsenter");
+    capture.arg(format!("--net={}", netns_of(k, &server).display()));
+    capture.args(["tcpdump", "-n", "-l", "-i", "eth0", "-c", "8", "tcp", "port", "7777"]);
+    let mut capture = capture.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("tcpdump runs");
+    let mut said = BufReader::new(capture.stderr.take().expect("piped")).lines();
+    assert!(said.any(|l| l.is_ok_and(|l| l.contains("listening on eth0"))), "tcpdump listens");
+    // By chance one request in two comes here; fewer than three packets of eight after forty is out of the question.
+    k.exec(&bye, &["sh", "-c", &format!("for i in $(seq 40); do curl -s {service}:17 > /dev/null; done")]);
+    let seen = text(&capture.wait_with_output().expect("eight packets").stdout);
+    assert!(seen.contains(&format!("{client}.")) && seen.contains(&format!("{server}.7777")), "{seen}");
+    assert!(!seen.contains(&service), "the Service's address is in the packets of its pod:\n{seen}");
+}
+
+/// The network namespace in which this address stands.
+fn netns_of(k: &Client<'_>, ip: &str) -> std::path::PathBuf {
+    let dir = k.cluster.run_dir().join("nodes").join(&k.cluster.name).join("netns");
+    let mut found = std::fs::read_dir(&dir).expect("the pods' namespaces").flatten().map(|e| e.path());
+    let has = |path: &std::path::PathBuf| {
+        let mut list = std::process::Command::new("nsenter");
+        list.arg(format!("--net={}", path.display())).args(["ip", "-o", "-4", "address"]);
+        tools::run(&mut list).is_ok_and(|listed| listed.contains(&format!(" {ip}/")))
+    };
+    found.find(has).unwrap_or_else(|| panic!("no namespace in {} has {ip}", dir.display()))
 }
 
 /// W13, W14
@@ -744,6 +778,43 @@ fn load_balancers(k: &Client<'_>) {
     let refused =
         tools::run(std::process::Command::new("curl").args(["-sS", "-m", "5", &format!("http://{two_ip}:17")]));
     assert!(refused.is_err_and(|e| !e.contains("timed out")), "an address that nobody has any more hangs");
+}
+
+const SAYS_ITS_NAME: &str = "const name = process.env.HOSTNAME; \
+    require('http').createServer((q, r) => r.end(name)).listen(8080); const s = require('dgram').createSocket('udp4'); \
+    s.on('message', (m, p) => s.send(name, p.port, p.address)); s.bind(8080)";
+
+/// One port of the node by address and protocol, as Kubernetes' conformance test asks for it, from a pod of the node's
+/// network.
+fn host_ports(k: &Client<'_>) {
+    let node_ip = k.cluster.skiff_ok(&["ip"]).trim().to_owned();
+    let node = &k.cluster.name;
+    for (name, ip, protocol) in
+        [("on-loopback", "127.0.0.1", "TCP"), ("on-node", node_ip.as_str(), "TCP"), ("by-udp", node_ip.as_str(), "UDP")]
+    {
+        k.apply(&format!(
+            "{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, labels: {{app: ported}}}}, spec: {{nodeName: {node}, containers: [\
+             {{name: c, image: 'skiff.local/ms-hello:v4', command: [node, -e, \"{SAYS_ITS_NAME}\"], readinessProbe: {{tcpSocket: {{port: 8080}}, periodSeconds: 1}}, \
+             ports: [{{containerPort: 8080, hostPort: 54323, hostIP: {ip}, protocol: {protocol}}}]}}]}}}}"
+        ));
+    }
+    k.apply(
+        "{apiVersion: v1, kind: Pod, metadata: {name: asks, labels: {app: asks}}, spec: {hostNetwork: true, \
+         terminationGracePeriodSeconds: 1, containers: [{name: c, image: 'skiff.local/ms-hello:v4', command: [sleep, '1000']}]}}",
+    );
+    k.ready("app=ported", 3);
+    k.ready("app=asks", 1);
+    let loopback = ["curl", "-sS", "-m", "5", "--interface", &node_ip, "http://127.0.0.1:54323"];
+    assert_eq!(k.exec("asks", &loopback), "on-loopback");
+    let url = format!("http://{node_ip}:54323");
+    assert_eq!(k.exec("asks", &["curl", "-sS", "-m", "5", &url]), "on-node");
+    assert_eq!(tools::run(std::process::Command::new("curl").args(["-sS", "-m", "5", &url])).expect("host"), "on-node");
+    assert_eq!(k.exec("asks", &["sh", "-c", &format!("echo hi | nc -u -w 1 {node_ip} 54323")]), "by-udp");
+    k.ok(&["delete", "pod", "on-loopback", "on-node", "by-udp", "asks"]);
+    eventually("the ports are gone", || {
+        let left = k.cluster.skiff_ok(&["shell", "--", "nft", "list", "tables"]);
+        if left.contains("hostports") { Err(left) } else { Ok(()) }
+    });
 }
 
 /// W35: gone at once, and refused rather than hung.

@@ -40,7 +40,10 @@ pub(crate) fn run(args: &Down) -> Result<ExitCode> {
 
 fn delete(paths: &Paths) -> Result<()> {
     match fs::remove_dir_all(&paths.data) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).with_context(|| paths.data.display().to_string()),
-        _ => Ok(()),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e).context(paths.data.display().to_string()),
+        _ => {}
     }
+    // The directory of all clusters goes with the last one.
+    paths.data.parent().map(fs::remove_dir);
+    Ok(())
 }
