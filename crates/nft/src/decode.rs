@@ -203,7 +203,7 @@ impl Elements {
                 },
             };
             let comment = find(e, 6).and_then(typeof_::comment_of).map(Into::into);
-            self.found.insert(key, Value { end: packed(e, 10), data, comment });
+            self.found.insert(key, Value { end: packed(e, 10).map(Box::new), data, comment });
         }
         Some(())
     }
@@ -213,7 +213,8 @@ impl Elements {
             self.ends.sort();
             for (start, value) in &mut self.found {
                 let at = self.ends.partition_point(|end| end <= start);
-                value.end = Some(self.ends.get(at).map_or_else(|| last_address(start), before));
+                let end = self.ends.get(at).map_or_else(|| last_address(start), before);
+                value.end = Some(Box::new(end));
             }
         }
         self.found

@@ -243,7 +243,7 @@ fn value(w: &mut Writer, kind: u16, packed: &[u8]) {
 }
 
 fn element(w: &mut Writer, layout: Layout, e: &Element, adding: bool) {
-    let end = e.value.end.as_ref();
+    let end = e.value.end.as_deref();
     w.nest(1, |w| {
         value(w, 1, e.key.as_bytes());
         if let (Layout::Ranges, Some(end)) = (layout, end) {

@@ -281,7 +281,7 @@ impl Tracer<'_> {
             Layout::Exact => set.elements.get(&key).map(|v| v.data.clone()),
             _ => {
                 let inside =
-                    set.elements.iter().find(|(start, v)| in_range(set, self.packet, start, v.end.as_ref(), &key));
+                    set.elements.iter().find(|(start, v)| in_range(set, self.packet, start, v.end.as_deref(), &key));
                 inside.map(|(_, v)| v.data.clone())
             }
         }

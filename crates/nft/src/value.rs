@@ -177,7 +177,8 @@ pub struct Set {
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Value {
     /// The last key of a range, inclusive.
-    pub end: Option<Packed>,
+    /// Boxed, since most elements have none and there are many.
+    pub end: Option<Box<Packed>>,
     pub data: Data,
     pub comment: Option<Arc<str>>,
 }
@@ -202,6 +203,6 @@ impl Element {
     }
 
     pub fn range(start: Packed, end: Packed, comment: Option<Arc<str>>) -> Self {
-        Element { key: start, value: Value { end: Some(end), data: Data::None, comment } }
+        Element { key: start, value: Value { end: Some(Box::new(end)), data: Data::None, comment } }
     }
 }

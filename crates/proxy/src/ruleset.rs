@@ -7,12 +7,12 @@ mod elements;
 mod plan;
 mod skeleton;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 pub use class::{Class, View};
 pub use plan::{Frontend, FrontendPlan, Masquerade, NodeView, PortPlan, Route, is_served, plan};
 pub use skeleton::Networks;
-use skiff_nft::{Batch, Element, Family, Packed, State, TableRef, diff};
+use skiff_nft::{Batch, Change, Element, Family, Packed, State, TableRef, diff};
 use skiff_services::{
     model::ServiceKey,
     snapshot::{Entry, Snapshot},
@@ -92,6 +92,14 @@ impl Ruleset {
         let mut batch = self.skeleton_change(&classes_before);
         batch.append(delta.into_batch(&self.table));
         batch
+    }
+
+    /// The same for a caller that will compare whole tables anyway.
+    pub fn learn<'a>(&mut self, dirty: impl IntoIterator<Item = &'a ServiceKey>, snapshot: &Snapshot) {
+        let mut nobody = Delta::deaf();
+        for key in dirty {
+            self.update_one(key, snapshot.get(key), &mut nobody);
+        }
     }
 
     fn update_one(&mut self, key: &ServiceKey, entry: Option<&Entry>, delta: &mut Delta) {
@@ -231,17 +239,25 @@ impl Ruleset {
         for id in self.table_refs() {
             batch.append(diff(&id, None, Some(&self.skeleton_of(id.family, classes()))));
         }
-        let mut delta = Delta::default();
-        let mut seen = BTreeSet::new();
+        // Ordered by place, so that nothing points at what is not there yet.
+        let mut places: BTreeMap<(Place, Family), Vec<Element>> = BTreeMap::new();
+        let mut seen = HashSet::new();
         for key in self.plans.keys() {
             for (family, place, element) in self.render(key).elements {
                 if !place.is_shared() || seen.insert((family, place, element.key)) {
-                    delta.add(family, place, element);
+                    places.entry((place, family)).or_default().push(element);
                 }
             }
         }
+        let mut filling = Batch::default();
+        for ((place, family), elements) in places {
+            let (set, layout) = (place.set().into(), place.layout());
+            let id = TableRef::new(family, &self.table);
+            filling.push(&id, Change::AddElements { set, layout, elements });
+        }
         let mut all = vec![batch];
-        all.extend(delta.into_batch(&self.table).split(limit));
+        all.extend(if limit == usize::MAX { vec![filling] } else { filling.split(limit) });
+        all.retain(|b| !b.is_empty());
         all
     }
 }

@@ -48,6 +48,10 @@ impl<K: Kernel> Syncer<K> {
 
     /// On an error the next call reads the tables and repairs everything, so nothing is lost by dropping `dirty`.
     pub fn sync(&mut self, dirty: &BTreeSet<ServiceKey>, snapshot: &Snapshot) -> Result<Report, Error> {
+        if !self.in_step {
+            self.rules.learn(dirty, snapshot);
+            return self.settle(Batch::default(), None);
+        }
         let mut cleanup = Cleanup::default();
         let before: Vec<_> = dirty.iter().map(|key| self.rules.plan(key).to_vec()).collect();
         let batch = self.rules.update(dirty, snapshot);

@@ -188,3 +188,25 @@ fn two_services_with_one_frontend() {
     assert_eq!(fates["b"], "0.2!");
     assert_eq!(fates["a"], "0.1!", "the first by name has it");
 }
+
+/// All of a small cluster's rules as text, but for the chains of more than three endpoints, which only differ by their
+/// number. After a wanted change: `SKIFF_UPDATE=1 cargo test -p skiff-proxy --test trace`.
+#[test]
+fn the_whole_ruleset() {
+    let group = groups().into_iter().find(|g| g.name == "the whole ruleset").unwrap();
+    let mut text = String::new();
+    for (id, mut table) in group.rules("a").tables() {
+        let number = |name: &str| name.rsplit('-').next().and_then(|n| n.parse::<usize>().ok());
+        table.chains.retain(|name, _| number(name).is_none_or(|n| n <= 3));
+        let pick = table.sets.get_mut("pick").unwrap();
+        pick.elements.retain(|class, _| !(4..=64).contains(&class.number_at(0).unwrap()));
+        text += &skiff_nft::render(&id, &table);
+    }
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/ruleset.nft");
+    if std::env::var_os("SKIFF_UPDATE").is_some() {
+        std::fs::write(path, &text).unwrap();
+    }
+    let golden = std::fs::read_to_string(path).unwrap_or_default();
+    let differs = golden.lines().zip(text.lines()).find(|(a, b)| a != b);
+    assert!(golden == text, "tests/golden/ruleset.nft differs, first here: {differs:?}");
+}

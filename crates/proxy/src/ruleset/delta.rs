@@ -16,10 +16,19 @@ struct PlaceDelta {
 pub(super) struct Delta {
     /// Ordered by place, so that endpoints come before the frontends that lead to them.
     places: BTreeMap<(Place, Family), PlaceDelta>,
+    /// Nobody wants to know: then a hundred thousand elements need not be kept.
+    deaf: bool,
 }
 
 impl Delta {
+    pub(super) fn deaf() -> Self {
+        Delta { deaf: true, ..Delta::default() }
+    }
+
     pub(super) fn remove(&mut self, family: Family, place: Place, element: Element) {
+        if self.deaf {
+            return;
+        }
         let delta = self.places.entry((place, family)).or_default();
         if delta.new.remove(&element.key).is_none() {
             delta.gone.insert(element.key, element.value);
@@ -27,6 +36,9 @@ impl Delta {
     }
 
     pub(super) fn add(&mut self, family: Family, place: Place, element: Element) {
+        if self.deaf {
+            return;
+        }
         let delta = self.places.entry((place, family)).or_default();
         if delta.gone.get(&element.key) == Some(&element.value) {
             delta.gone.remove(&element.key);

@@ -724,6 +724,17 @@ fn oddities() -> Vec<Group> {
             ],
         ),
         group(
+            "the whole ruleset",
+            vec![
+                svc("web", "p1 p2 r1", np()),
+                svc("near", "p2 r1", lb_local()),
+                svc("guarded", "p1", lb(json!({"ranges": "out2"}))),
+                svc("stays", "p1 r1", sticky(json!({}))),
+                svc("none", "", json!({"protocol": "UDP"})),
+            ],
+            &[("p1", "cluster/web", "p1! p2 r1"), ("out", "lb/near", "p2"), ("p1", "udp cluster/none", "unreachable")],
+        ),
+        group(
             "SCTP",
             vec![svc("sctp", "r1", json!({"type": "NodePort", "protocol": "SCTP"}))],
             &[

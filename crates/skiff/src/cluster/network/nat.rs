@@ -65,6 +65,6 @@ fn table(from: &[Range], keep: &[Range]) -> Table {
 fn set(ranges: &[Range]) -> Set {
     let spec = SetSpec { key: vec![Field::Addr], layout: Layout::Interval, ..SetSpec::default() };
     let address = |ip| Packed::new().addr(IpAddr::V4(ip));
-    let value = |last| Value { end: Some(address(last)), data: Data::None, comment: None };
+    let value = |last| Value { end: Some(Box::new(address(last))), data: Data::None, comment: None };
     Set { spec, elements: ranges.iter().map(|(first, last)| (address(*first), value(*last))).collect() }
 }
