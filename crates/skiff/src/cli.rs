@@ -141,6 +141,10 @@ pub(crate) struct Shape {
     /// [default: the resolvers of the host's /etc/resolv.conf]
     #[arg(long, value_name = "IP[:PORT]", value_parser = resolver)]
     pub(crate) dns_upstream: Vec<SocketAddr>,
+    /// End a pod's walk through its DNS search path at its first question: an outside name costs one round trip instead
+    /// of five (see docs/dns.md); kept until given anew [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) dns_end_search_walks: Option<bool>,
 }
 
 /// A resolver's address; its port is 53 unless said otherwise.

@@ -30,6 +30,9 @@ pub(crate) struct Config {
     /// Who resolves names outside the cluster, seen from the host; none: the host's resolv.conf says.
     #[serde(default)]
     pub(crate) dns_upstreams: Vec<SocketAddr>,
+    /// Whether the nodes' DNS servers end pods' walks through their search paths.
+    #[serde(default)]
+    pub(crate) dns_end_walks: bool,
     /// Services of type LoadBalancer get their addresses from here.
     #[serde(default = "default_lb_pool", with = "as_text")]
     pub(crate) lb_pool: Pool,
@@ -90,6 +93,7 @@ impl Config {
             domain: "cluster.local".into(),
             api_port,
             dns_upstreams: vec![],
+            dns_end_walks: false,
             lb_pool: default_lb_pool(),
         }
     }

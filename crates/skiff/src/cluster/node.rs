@@ -141,6 +141,7 @@ pub(crate) fn describe(config: &Config, paths: &Paths, pki: &Pki, number: u8) ->
         dns_ip: config.dns_ip().into(),
         domain: config.domain.clone(),
         dns_upstreams: config.dns_upstreams.clone(),
+        dns_end_walks: config.dns_end_walks,
         // The nodes of the cluster and the host's end of their link.
         neighbours: Net::new(config.host_ip().into(), 24).into_iter().collect(),
     };
@@ -170,6 +171,8 @@ pub(crate) struct Place {
     pub(crate) domain: String,
     /// None: the host's resolv.conf says.
     pub(crate) dns_upstreams: Vec<SocketAddr>,
+    /// Pods' walks through their search paths end at their first question.
+    pub(crate) dns_end_walks: bool,
     /// Who may ask the node's DNS server beside the pods.
     pub(crate) neighbours: Vec<Net>,
 }
@@ -199,6 +202,7 @@ impl Place {
             outside: Some(host.clone()),
             allowed: Allowed::new(clients.into_iter().flatten().chain(self.neighbours)),
             lanes: DNS_LANES,
+            end_walks: self.dns_end_walks,
             host_resolv_conf: Some(HOST_RESOLV_CONF.into()),
             node: Some(self.name.clone()),
             ..skiff_dns::Config::new(vec![(self.dns_ip, 53).into()], &self.domain, upstreams)

@@ -53,6 +53,7 @@ pub(crate) fn decide(name: &str, paths: &Paths, shape: &Shape) -> Result<Config>
         if !shape.dns_upstream.is_empty() {
             config.dns_upstreams = shape.dns_upstream.clone();
         }
+        config.dns_end_walks = shape.dns_end_search_walks.unwrap_or(config.dns_end_walks);
         if let Some(pool) = &shape.lb_pool {
             config.lb_pool = pool.clone();
             config.check().map_err(anyhow::Error::msg)?;
@@ -63,6 +64,7 @@ pub(crate) fn decide(name: &str, paths: &Paths, shape: &Shape) -> Result<Config>
     let mut config = Config::new(name, free_index()?, shape.nodes.unwrap_or(1), api_port(shape.api_port)?);
     config.zones = shape.zones.unwrap_or(0);
     config.dns_upstreams = shape.dns_upstream.clone();
+    config.dns_end_walks = shape.dns_end_search_walks.unwrap_or(false);
     config.service_cidr = shape.service_cidr.unwrap_or(config.service_cidr);
     config.pod_cidr = shape.pod_cidr.unwrap_or(config.pod_cidr);
     config.lb_pool = shape.lb_pool.clone().unwrap_or(config.lb_pool);
