@@ -30,8 +30,9 @@ fn resolver() -> SocketAddr {
     at
 }
 
+/// One cluster for all of it: starting one is what takes time.
 #[test]
-fn names_outside_are_asked_of_the_resolver_that_was_told() {
+fn names_as_pods_and_others_ask_for_them() {
     if !tools::root_with(&["dig"]) {
         return;
     }
@@ -40,7 +41,9 @@ fn names_outside_are_asked_of_the_resolver_that_was_told() {
     let dig = |name: &str| cluster.skiff_ok(&["shell", "--", "dig", "+short", "@10.96.0.10", name]);
     assert_eq!(dig("example.org"), "192.0.2.99\n");
     assert_eq!(dig("kubernetes.default.svc.cluster.local"), "10.96.0.1\n");
-    cluster.skiff_ok(&["down", "--name", &cluster.name]);
+    cluster.kubectl(Kubectl::BuiltIn).apply(OBJECTS);
+    a_walk_is_shown_with_reasons(&cluster);
+    the_server_alone(&cluster, &told);
     cluster.start(&[]);
     assert_eq!(dig("example.org"), "192.0.2.99\n", "a cluster keeps its resolvers");
 }
@@ -69,14 +72,7 @@ metadata: {name: ext}
 spec: {type: ExternalName, externalName: example.org}
 ";
 
-#[test]
-fn a_walk_is_shown_with_reasons() {
-    if !tools::root_with(&[]) {
-        return;
-    }
-    let told = resolver().to_string();
-    let cluster = Cluster::up("query", &["--dns-upstream", &told]);
-    cluster.kubectl(Kubectl::BuiltIn).apply(OBJECTS);
+fn a_walk_is_shown_with_reasons(cluster: &Cluster) {
     let query = |args: &[&str]| {
         let output = cluster.skiff(&[&["dns", "query"], args].concat());
         (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
@@ -163,15 +159,9 @@ fn eventually(what: &str, mut look: impl FnMut() -> (bool, String)) {
     }
 }
 
-#[test]
-fn the_server_alone() {
-    if !tools::root_with(&["dig"]) {
-        return;
-    }
-    let cluster = Cluster::up("alone", &[]);
-    let kubectl = cluster.kubectl(Kubectl::BuiltIn);
-    kubectl.apply(OBJECTS);
-    let mut alone = Alone::start(&cluster, &resolver().to_string());
+/// Ends with the cluster stopped.
+fn the_server_alone(cluster: &Cluster, upstream: &str) {
+    let mut alone = Alone::start(cluster, upstream);
     eventually("ready", || {
         let seen = alone.get("/ready").unwrap_or_default();
         (seen.starts_with("HTTP/1.1 200"), seen)
@@ -189,9 +179,9 @@ fn the_server_alone() {
     ] {
         assert_eq!(alone.dig(args), expect, "{args}");
     }
-    let full = alone.dig("+noall +answer web.default.svc.cluster.local");
+    let full = alone.dig("+noshort +noall +answer web.default.svc.cluster.local");
     assert!(full.split_whitespace().nth(1) == Some("17"), "--ttl: {full}");
-    kubectl.ok(&["delete", "service", "web"]);
+    cluster.kubectl(Kubectl::BuiltIn).ok(&["delete", "service", "web"]);
     eventually("a deleted Service has no name", || {
         let seen = alone.dig("web.default.svc.cluster.local");
         (seen.is_empty(), seen)

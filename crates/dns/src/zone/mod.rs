@@ -2,15 +2,12 @@
 //! snapshot, with indexes beside it that change with it, so that a change is answered with the change.
 
 mod book;
+mod owners;
 mod pods;
 mod reverse;
 mod service;
 
-use std::{
-    collections::{BTreeSet, HashMap, HashSet},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::HashSet, net::IpAddr, sync::Arc};
 
 use skiff_services::{
     model::ServiceKey,
@@ -18,7 +15,7 @@ use skiff_services::{
 };
 
 pub(crate) use self::book::{A_LENGTH, AAAA_LENGTH, Page};
-use self::{book::Book, pods::dashed_address, service::ready};
+use self::{book::Book, owners::Owners, pods::dashed_address, service::ready};
 pub use self::{
     pods::{Pod, PodKey, PodNames, Pods},
     reverse::reverse_address,
@@ -54,10 +51,7 @@ pub struct Zone {
     book: Book,
     pods: Pods,
     namespaces: HashSet<Arc<str>>,
-    /// Who has an address: Services by ClusterIP and by endpoint. Sets, so that order never depends on history.
-    owners: HashMap<IpAddr, BTreeSet<ServiceKey>>,
-    /// Which addresses each Service has in `owners`.
-    owned: HashMap<ServiceKey, BTreeSet<IpAddr>>,
+    owners: Owners,
     /// Grows with each change.
     serial: u32,
 }
@@ -73,8 +67,7 @@ impl Zone {
             book: Book::default(),
             pods: Pods::default(),
             namespaces: HashSet::new(),
-            owners: HashMap::new(),
-            owned: HashMap::new(),
+            owners: Owners::default(),
             serial: 1,
         }
     }
@@ -125,7 +118,7 @@ impl Zone {
     }
 
     pub(crate) fn knows(&self, ip: IpAddr) -> bool {
-        self.owners.contains_key(&ip)
+        self.owners.at(ip).is_some()
     }
 
     pub(crate) fn ttl(&self) -> u32 {
@@ -147,22 +140,14 @@ impl Zone {
 
     fn reindex(&mut self, key: &ServiceKey) {
         self.book.set(key, self.snapshot.get(key), self.ttl);
-        for ip in self.owned.remove(key).unwrap_or_default() {
-            if let Some(owners) = self.owners.get_mut(&ip) {
-                owners.remove(key);
-                if owners.is_empty() {
-                    self.owners.remove(&ip);
-                }
+        let entry = self.snapshot.get(key);
+        let ips = match entry.and_then(|e| Some((e, e.service.as_deref()?))) {
+            Some((entry, service)) => {
+                service.cluster_ips.iter().copied().chain(ready(entry).map(|(_, e)| e.ip)).collect()
             }
-        }
-        let Some(entry) = self.snapshot.get(key) else { return };
-        let Some(service) = &entry.service else { return };
-        let ips: BTreeSet<IpAddr> =
-            service.cluster_ips.iter().copied().chain(ready(entry).map(|(_, e)| e.ip)).collect();
-        for ip in &ips {
-            self.owners.entry(*ip).or_default().insert(key.clone());
-        }
-        self.owned.insert(key.clone(), ips);
+            None => vec![],
+        };
+        self.owners.set(key, ips);
     }
 
     pub fn answer(&self, name: &Name, rtype: u16) -> Answer {

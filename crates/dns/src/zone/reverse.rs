@@ -13,7 +13,7 @@ use crate::wire::{Data, Name};
 impl Zone {
     /// PTR of ClusterIPs, and of endpoints of every Service (as the reference server does). A ClusterIP wins.
     pub(super) fn reverse(&self, name: &Name, ip: IpAddr, rtype: u16) -> Answer {
-        let Some(owners) = self.owners.get(&ip) else { return Answer::Elsewhere };
+        let Some(owners) = self.owners.at(ip) else { return Answer::Elsewhere };
         let entries = || owners.iter().filter_map(|k| Some((self.snapshot.get(k)?, k)));
         let by_ip = |e: &Entry| e.service.as_ref().is_some_and(|s| s.cluster_ips.contains(&ip));
         let mut names: Vec<Name> = entries().filter(|(e, _)| by_ip(e)).map(|(_, k)| self.service_name(k)).collect();

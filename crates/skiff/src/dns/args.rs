@@ -32,7 +32,7 @@ pub(crate) struct DnsQuery {
     pub(crate) which: Which,
     /// The name, or an address (which is asked for its name)
     #[arg(value_name = "NAME")]
-    pub(crate) name: String,
+    pub(crate) what: String,
     /// The type of records
     #[arg(value_name = "TYPE", default_value = "A")]
     pub(crate) rtype: String,

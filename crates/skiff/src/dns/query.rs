@@ -39,13 +39,13 @@ pub(crate) fn run(args: &DnsQuery) -> Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let rtype = rtype_of(&args.rtype)?;
     let view = runtime.block_on(look(args, &config, &paths))?;
-    let candidates = candidates(&args.name, &view.resolv)?;
+    let candidates = candidates(&args.what, &view.resolv)?;
     let server = SocketAddr::new(view.server(&config), 53);
     let node = paths.netns(&view.node);
     let asked = netns::inside(&node, || async { walk(server, &candidates, rtype).await });
     let asked = asked.with_context(|| format!("ask {server} from node {}", view.node))?;
     crate::commands::print(&report(args, &view, &candidates, &asked, rtype))?;
-    let found = asked.last().is_some_and(|a| a.answer.as_ref().is_some_and(is_found));
+    let found = asked.last().is_some_and(|a| a.answer.as_ref().is_some_and(|a| is_found(a, rtype)));
     Ok(if found { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -168,7 +168,7 @@ async fn walk(server: SocketAddr, names: &[Name], rtype: u16) -> io::Result<Vec<
             Ok(answer) => Some(answer?),
             Err(_) => None,
         };
-        let found = answer.as_ref().is_some_and(is_found);
+        let found = answer.as_ref().is_some_and(|a| is_found(a, rtype));
         asked.push(Asked { answer, took: start.elapsed() });
         if found {
             break;
@@ -191,14 +191,16 @@ async fn ask(server: SocketAddr, name: &Name, rtype: u16) -> io::Result<Foreign>
     }
 }
 
-fn is_found(answer: &Foreign) -> bool {
-    answer.response.rcode == Rcode::NoError && !answer.response.answers.is_empty()
+/// A resolver goes on when there is nothing of the type that it wants.
+fn is_found(answer: &Foreign, wanted: u16) -> bool {
+    let fits = |r: &wire::Record| wanted == rtype::ANY || r.data.rtype() == wanted;
+    answer.response.rcode == Rcode::NoError && answer.response.answers.iter().any(fits)
 }
 
 fn report(args: &DnsQuery, view: &View, names: &[Name], asked: &[Asked], rtype: u16) -> String {
     let mut out = String::new();
-    let (ndots, dots) = (ndots(&view.resolv), args.name.matches('.').count());
-    let _ = writeln!(out, "{} {} as {} asks on node {}", args.name, args.rtype, view.asker, view.node);
+    let (ndots, dots) = (ndots(&view.resolv), args.what.matches('.').count());
+    let _ = writeln!(out, "{} {} as {} asks on node {}", args.what, args.rtype, view.asker, view.node);
     for line in view.resolv.render().lines() {
         let _ = writeln!(out, "  {line}");
     }
