@@ -142,7 +142,7 @@ impl Drop for Peer {
     fn drop(&mut self) {
         drop(self.child.stdin.take());
         for pid in tree(self.child.id()) {
-            let _ = Command::new("kill").arg(pid.to_string()).status();
+            let _ = Command::new("kill").arg(pid.to_string()).stderr(Stdio::null()).status();
         }
         let _ = self.child.wait();
     }
@@ -265,7 +265,8 @@ fn measure(services: usize, name: &str, peer: &Peer) -> Result<()> {
 /// dnsperf's own figures: as fast as it can, then at half of that.
 fn dnsperf(services: usize, name: &str, at: SocketAddr, directory: &Path) -> Result<()> {
     if tools::find("dnsperf").is_none() {
-        return Ok(print(&format!("{services:>8} {name:<14} dnsperf SKIPPED: there is no such program")));
+        print(&format!("{services:>8} {name:<14} dnsperf SKIPPED: there is no such program"));
+        return Ok(());
     }
     let file = directory.join("questions");
     let questions: String =

@@ -85,6 +85,7 @@ impl Batch {
     }
 
     /// Waits for one datagram and takes all that are there.
+    #[allow(clippy::unnecessary_cast, reason = "lengths have another type in another C library")]
     pub(crate) fn receive(&mut self, socket: BorrowedFd<'_>) -> io::Result<()> {
         let mut parts = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; BATCH];
         // SAFETY: all zeroes is a header that points to nothing.
