@@ -41,7 +41,7 @@ pub(crate) fn metrics(server: &Server, store: Result<(), skiff_store::Error>) ->
     let mut page = Page::default();
     page.head(name, "gauge", "1 while a check passes.");
     for what in ["livez", "readyz"] {
-        let store = store.as_ref().map(|()| ()).map_err(ToString::to_string);
+        let store = store.as_ref().copied().map_err(ToString::to_string);
         for (check, result) in checks(server, what, store) {
             page.line(format_args!("{name}{{name=\"{check}\",type=\"{what}\"}} {}", u8::from(result.is_ok())));
         }
