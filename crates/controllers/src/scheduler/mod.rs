@@ -2,6 +2,7 @@
 
 pub(crate) mod affinity;
 pub(crate) mod filter;
+mod neighbours;
 pub(crate) mod plan;
 pub(crate) mod quantity;
 pub(crate) mod run;

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use super::{
     affinity,
     filter::{Room, obstacles, requests, taints, tolerates},
+    neighbours::{Namespaces, Neighbours, World},
     quantity::milli,
 };
 use crate::object::{controller_of, is_deleted, is_over, name, node_of};
@@ -26,10 +27,19 @@ pub(crate) fn is_waiting(pod: &Pod) -> bool {
 }
 
 /// `placed` holds every pod that takes room on a node, with the node's name.
-pub(crate) fn choose(pod: &Pod, nodes: &[Arc<Node>], placed: &[(&str, &Pod)]) -> Result<String, Unfit> {
+pub(crate) fn choose(
+    pod: &Pod,
+    nodes: &[Arc<Node>],
+    placed: &[(&str, &Pod)],
+    namespaces: &Namespaces,
+) -> Result<String, Unfit> {
+    let live: Vec<(&str, &Pod)> = placed.iter().filter(|(_, p)| !is_over(p)).copied().collect();
+    let by_name = nodes.iter().map(|n| (name(&n.metadata), &**n)).collect();
+    let world = World { nodes: by_name, placed: &live, namespaces };
+    let neighbours = Neighbours::new(pod, &world);
     let mut rooms: BTreeMap<&str, Room> = nodes.iter().map(|n| (name(&n.metadata), Room::new(n))).collect();
     let family = controller_of(&pod.metadata).map(|o| &o.uid);
-    for (node, other) in placed.iter().filter(|(_, p)| !is_over(p)) {
+    for (node, other) in &live {
         let Some(room) = rooms.get_mut(node) else { continue };
         room.add(other);
         let sibling = family.is_some() && controller_of(&other.metadata).map(|o| &o.uid) == family;
@@ -38,20 +48,33 @@ pub(crate) fn choose(pod: &Pod, nodes: &[Arc<Node>], placed: &[(&str, &Pod)]) ->
     let mut reasons: BTreeMap<String, usize> = BTreeMap::new();
     let mut fit: Vec<&Room> = vec![];
     for room in rooms.values() {
-        match obstacles(pod, room) {
+        let mut found = obstacles(pod, room);
+        if found.is_empty() {
+            found.extend(neighbours.obstacle(room.node).map(String::from));
+        }
+        match found {
             none if none.is_empty() => fit.push(room),
             some => some.into_iter().for_each(|reason| *reasons.entry(reason).or_default() += 1),
         }
     }
-    let best = fit.into_iter().min_by_key(|room| cost(pod, room));
+    let best = fit.into_iter().min_by_key(|room| cost(pod, room, &neighbours));
     best.map(|room| name(&room.node.metadata).to_string()).ok_or_else(|| unfit(nodes.len(), &reasons))
 }
 
 /// Smaller is better: what the user asked for first, then spreading, then room.
-fn cost(pod: &Pod, room: &Room) -> impl Ord + use<> {
+fn cost(pod: &Pod, room: &Room, neighbours: &Neighbours) -> impl Ord + use<> {
     let shunned = taints(room.node).iter().filter(|t| t.effect == "PreferNoSchedule" && !tolerates(pod, t)).count();
-    let liked = std::cmp::Reverse(affinity::preference(pod, room.node));
-    (shunned, liked, room.siblings, load(pod, room), room.pods, name(&room.node.metadata).to_string())
+    let liked = i64::from(affinity::preference(pod, room.node)) + neighbours.preference(room.node);
+    let crowd = neighbours.crowd(room.node);
+    (
+        shunned,
+        std::cmp::Reverse(liked),
+        crowd,
+        room.siblings,
+        load(pod, room),
+        room.pods,
+        name(&room.node.metadata).to_string(),
+    )
 }
 
 /// How full the node would be, in thousandths of its scarcest resource.

@@ -1,13 +1,13 @@
 //! Binds pods to the nodes that [`super::plan`] chooses.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use k8s_openapi::{
-    api::core::v1::{Binding, Node, ObjectReference, Pod},
+    api::core::v1::{Binding, Namespace, Node, ObjectReference, Pod},
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
     jiff::Timestamp,
 };
@@ -22,11 +22,14 @@ use skiff_client::{
     reconcile::{Done, Queue},
 };
 
-use super::plan::{self, Unfit};
+use super::{
+    neighbours::Namespaces,
+    plan::{self, Unfit},
+};
 use crate::{
     Job,
     context::{Context, Reconcile},
-    object::{condition, is_deleted, is_not_found, is_over, node_of, uid},
+    object::{condition, is_deleted, is_not_found, is_over, labels, name, node_of, uid},
 };
 
 const IDENTITY: &str = "system:kube-scheduler";
@@ -37,6 +40,7 @@ struct Scheduler {
     client: Client,
     pods: Arc<Cache<Pod>>,
     nodes: Arc<Cache<Node>>,
+    namespaces: Arc<Cache<Namespace>>,
     events: Recorder,
     state: Arc<Mutex<State>>,
 }
@@ -45,8 +49,8 @@ struct Scheduler {
 struct State {
     /// Pods that were bound, or are being bound, but whose node the cache does not show yet: uid and node.
     assumed: HashMap<Key, (String, String)>,
-    /// Pods that fit nowhere when they were last looked at.
-    unfit: HashSet<Key>,
+    /// Pods that fit nowhere when they were last looked at, and whether other pods can change that by coming.
+    unfit: HashMap<Key, bool>,
 }
 
 pub(crate) fn start(cx: &Arc<Context>) -> Job {
@@ -55,6 +59,7 @@ pub(crate) fn start(cx: &Arc<Context>) -> Job {
         client: cx.client(IDENTITY),
         pods: cx.cache(),
         nodes: cx.cache(),
+        namespaces: cx.cache(),
         events: cx.recorder(IDENTITY, "default-scheduler"),
         state: Arc::default(),
     };
@@ -91,15 +96,19 @@ impl Scheduler {
                 }
             }
             let takes_room = |p: Option<&Arc<Pod>>| p.is_some_and(|p| node_of(p).is_some() && !is_over(p));
+            // Room came free, or somebody came whom another wants to be near.
+            let labels = |p: Option<&Arc<Pod>>| p.and_then(|p| p.metadata.labels.clone());
             if takes_room(old) && !takes_room(new) {
-                wake(&state, &queue);
+                wake(&state, &queue, |_| true);
+            } else if takes_room(new) && (!takes_room(old) || labels(old) != labels(new)) {
+                wake(&state, &queue, |looks| looks);
             }
         });
     }
 
     fn on_nodes(&self, queue: &Arc<Queue>) {
         let (queue, state) = (queue.clone(), self.state.clone());
-        self.nodes.subscribe(move |_, _| wake(&state, &queue));
+        self.nodes.subscribe(move |_, _| wake(&state, &queue, |_| true));
     }
 
     /// Chooses and takes the room in one step, so that two pods never take the same. None: it has a node already.
@@ -120,17 +129,22 @@ impl Scheduler {
                 node_of(p).or_else(assumed).map(|node| (node, &**p))
             })
             .collect();
-        let choice = plan::choose(pod, &self.nodes.all(), &placed);
+        let choice = plan::choose(pod, &self.nodes.all(), &placed, &self.namespaces());
         match &choice {
             Ok(node) => {
                 state.unfit.remove(key);
                 state.assumed.insert(key.clone(), (uid(&pod.metadata).into(), node.clone()));
             }
             Err(_) => {
-                state.unfit.insert(key.clone());
+                state.unfit.insert(key.clone(), looks_at_neighbours(pod));
             }
         }
         Some(choice)
+    }
+
+    fn namespaces(&self) -> Namespaces {
+        let all = self.namespaces.all().into_iter();
+        all.map(|n| (name(&n.metadata).to_owned(), labels(&n.metadata).clone())).collect()
     }
 
     async fn bind(&self, key: &Key, pod: &Pod, node: &str) -> Result<Done, Error> {
@@ -179,8 +193,18 @@ impl Scheduler {
     }
 }
 
-fn wake(state: &Mutex<State>, queue: &Queue) {
-    lock(state).unfit.iter().for_each(|key| queue.add(key.clone()));
+/// Those who look at their neighbours, or all.
+fn wake(state: &Mutex<State>, queue: &Queue, which: impl Fn(bool) -> bool) {
+    let state = lock(state);
+    let woken = state.unfit.iter().filter(|(_, looks)| which(**looks));
+    woken.for_each(|(key, _)| queue.add(key.clone()));
+}
+
+fn looks_at_neighbours(pod: &Pod) -> bool {
+    pod.spec.as_ref().is_some_and(|s| {
+        let affinity = s.affinity.as_ref().is_some_and(|a| a.pod_affinity.is_some());
+        affinity || s.topology_spread_constraints.as_ref().is_some_and(|c| !c.is_empty())
+    })
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {

@@ -14,7 +14,7 @@ fn nodes() -> Vec<Arc<Node>> {
 }
 
 fn check(pod: &Pod, nodes: &[Arc<Node>], placed: &[(&str, &Pod)], expect: &str) {
-    let got = choose(pod, nodes, placed).unwrap_or_else(|unfit| unfit.message);
+    let got = choose(pod, nodes, placed, &Namespaces::new()).unwrap_or_else(|unfit| unfit.message);
     assert_eq!(got, expect);
 }
 
