@@ -148,7 +148,7 @@ impl<'a> View<'a> {
         let count = |test: &dyn Fn(&Place) -> bool| self.places.iter().filter(|p| test(p)).count() as i32;
         let has = |test: &dyn Fn(&Pod) -> bool| {
             let one = |pod: &&Arc<Pod>| !is_deleted(&pod.metadata) && test(pod);
-            count(&|p| p.fit == Fit::Run && p.pods.iter().any(|pod| one(&pod)))
+            count(&|p| p.fit == Fit::Run && p.pods.iter().any(one))
         };
         let (desired, available) = (count(&|p| p.fit == Fit::Run), has(&|pod| self.is_available(pod)));
         let some = |n: i32| (n > 0).then_some(n);
