@@ -18,6 +18,7 @@ const OUTPUT: usize = 10 << 10;
 pub(super) enum Check {
     Exec(Vec<String>),
     Tcp { host: String, port: u16 },
+    Grpc { host: String, port: u16, service: String },
     Http { tls: bool, host: String, port: u16, path: String, headers: Vec<(String, String)> },
 }
 
@@ -37,6 +38,10 @@ pub(super) async fn run(ctx: &Context, id: &str, check: &Check) -> Result<(), St
     match check {
         Check::Exec(args) => exec(ctx, id, args).await,
         Check::Tcp { host, port } => connect(host, *port).await.map(drop),
+        Check::Grpc { host, port, service } => {
+            let to = |e| format!("error: failed to connect service at \"{host}:{port}\": {e}");
+            super::grpc::check(connect(host, *port).await.map_err(to)?, host, *port, service).await
+        }
         Check::Http { tls, host, port, path, headers } => {
             let scheme = if *tls { "https" } else { "http" };
             let to = |e| format!("Get \"{scheme}://{host}:{port}{path}\": {e}");

@@ -1,6 +1,7 @@
 //! Startup, liveness and readiness probes, and the life-cycle hooks that act like them.
 
 mod act;
+mod grpc;
 mod judge;
 mod listening;
 
@@ -152,7 +153,11 @@ fn check(target: &Target, probe: &Probe) -> Result<Check, String> {
         return Ok(Check::Tcp { host, port: port(&target.container, &tcp.port)? });
     }
     match &probe.grpc {
-        Some(_) => Err("grpc probes are not supported: use exec, httpGet or tcpSocket".into()),
+        Some(grpc) => {
+            let port = u16::try_from(grpc.port).map_err(|_| format!("{} is no port", grpc.port))?;
+            let service = grpc.service.clone().unwrap_or_default();
+            Ok(Check::Grpc { host: target.ip.to_string(), port, service })
+        }
         None => Err("the probe has no action".into()),
     }
 }
