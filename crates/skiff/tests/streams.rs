@@ -33,6 +33,14 @@ spec:
 ---
 apiVersion: v1
 kind: Pod
+metadata: {name: asked}
+spec:
+  restartPolicy: Never
+  containers:
+  - {name: c, image: "box:v1", stdin: true, stdinOnce: true, command: [sh, -c, "read x; echo got $x; exit 5"]}
+---
+apiVersion: v1
+kind: Pod
 metadata: {name: web, labels: {app: web}}
 spec:
   terminationGracePeriodSeconds: 1
@@ -58,12 +66,17 @@ fn streams() {
     cluster.skiff_ok(&["image", "load", &busybox(dir.path())]);
     let k = cluster.kubectl(Kubectl::Stock);
     k.apply(PODS);
-    k.ok(&["wait", "--for=condition=Ready", "pod/talker", "pod/asker", "pod/web", "--timeout=60s"]);
+    k.ok(&["wait", "--for=condition=Ready", "pod/talker", "pod/asker", "pod/asked", "pod/web", "--timeout=60s"]);
     exit_codes(&k);
     whole_output_and_input(&k);
     logs(&k);
-    attach(&k);
+    attach(&k, "asker");
     port_forward(&k);
+    let own = cluster.kubectl(Kubectl::BuiltIn);
+    attach(&own, "asked");
+    own_port_forward(&own);
+    nodes(&own, &cluster.name);
+    rights(&own);
 }
 
 fn busybox(dir: &Path) -> String {
@@ -106,15 +119,15 @@ fn logs(k: &Client<'_>) {
     assert!(none.contains("previous terminated container \"c\" in pod \"talker\" not found"), "{none}");
 }
 
-fn attach(k: &Client<'_>) {
-    let output = k.feed(&["attach", "-i", "asker"], "word\n");
+fn attach(k: &Client<'_>, pod: &str) {
+    let output = k.feed(&["attach", "-i", pod], "word\n");
     assert_eq!(
         (output.status.code(), text(&output.stdout).as_str()),
         (Some(5), "got word\n"),
         "{}",
         text(&output.stderr)
     );
-    assert_eq!(k.ok(&["logs", "-f", "asker"]), "got word\n");
+    assert_eq!(k.ok(&["logs", "-f", pod]), "got word\n");
 }
 
 /// `kubectl port-forward`, while the value lives.
@@ -179,4 +192,44 @@ fn port_forward(k: &Client<'_>) {
         said.contains("error forwarding port 9999 to pod default/web") && said.contains("onnection refused"),
         "{said}"
     );
+}
+
+/// Two connections through a port of this machine.
+fn own_port_forward(k: &Client<'_>) {
+    let mut command = k.command(&["port-forward", "svc/web", ":80"]);
+    let mut forward = command.stdout(Stdio::piped()).spawn().expect("kubectl runs");
+    let mut lines = BufReader::new(forward.stdout.take().expect("piped")).lines();
+    let first = lines.next().expect("it says where").expect("text");
+    let at = first.strip_prefix("Forwarding from ").and_then(|l| l.strip_suffix(" -> 8080"));
+    let at = at.unwrap_or_else(|| panic!("{first}"));
+    for _ in 0..2 {
+        let mut stream = TcpStream::connect(at).expect("it listens");
+        stream.write_all(b"GET /index.html HTTP/1.0\r\n\r\n").expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("it answers");
+        assert!(answer.ends_with("web\n"), "{answer}");
+    }
+    forward.kill().expect("it runs");
+    forward.wait().expect("it ends");
+}
+
+fn nodes(k: &Client<'_>, node: &str) {
+    let unschedulable = || k.jsonpath(&["node", node], "{.spec.unschedulable}");
+    assert_eq!(k.ok(&["cordon", node]), format!("node/{node} cordoned\n"));
+    assert_eq!(unschedulable(), "true");
+    assert_eq!(k.ok(&["cordon", node]), format!("node/{node} already cordoned\n"));
+    assert_eq!(k.ok(&["uncordon", node]), format!("node/{node} uncordoned\n"));
+    assert_eq!(unschedulable(), "");
+    let taints = || k.jsonpath(&["node", node], "{.spec.taints[*].key}");
+    assert_eq!(k.ok(&["taint", "nodes", node, "disk=slow:PreferNoSchedule"]), format!("node/{node} tainted\n"));
+    assert_eq!(taints(), "disk");
+    assert_eq!(k.ok(&["taint", "nodes", node, "disk-"]), format!("node/{node} untainted\n"));
+    assert_eq!(taints(), "");
+}
+
+fn rights(k: &Client<'_>) {
+    assert_eq!(k.ok(&["auth", "can-i", "create", "deployments"]), "yes\n");
+    let other = k.run(&["auth", "can-i", "list", "secrets", "--as=system:serviceaccount:default:default"]);
+    assert_eq!((other.status.code(), text(&other.stdout).starts_with("no")), (Some(1), true));
+    assert!(k.fails(&["top", "nodes"]).contains("Metrics API not available"));
 }

@@ -64,6 +64,18 @@ pub(super) async fn run(session: &Session, args: &Args) -> Result<()> {
     stream(session, streams.ask(call), streams).await
 }
 
+/// `attach`: the streams of the container's own first process.
+pub(super) async fn attach(session: &Session, args: &Args) -> Result<()> {
+    let Some(word) = args.words.first() else {
+        return plain("at least 1 argument is required for attach");
+    };
+    let pod = pods::behind(session, word, args).await?;
+    let container = pods::container(&pod, args)?;
+    let streams = Streams::wanted(args.on("stdin"), args.on("tty"));
+    let call = subresource(&pod, "attach")?.query("container", container);
+    stream(session, streams.ask(call), streams).await
+}
+
 pub(super) fn subresource(pod: &Value, name: &str) -> Result<Call> {
     Ok(Call::new(Method::GET, format!("{}/{name}", known("", "pods")?.path_of(pod))))
 }

@@ -3,6 +3,7 @@
 
 mod about;
 mod apply;
+mod auth;
 mod create;
 mod delete;
 mod describe;
@@ -12,12 +13,14 @@ mod exec;
 mod explain;
 mod expose;
 mod flags;
+mod forward;
 mod get;
 mod jsonpath;
 mod kinds;
 mod label;
 mod logs;
 mod manifest;
+mod nodes;
 mod output;
 mod pods;
 mod rollout;

@@ -29,7 +29,7 @@ pub(super) const APPLY: &str = "application/apply-patch+yaml";
 const MAX_ANSWER: usize = 512 << 20;
 
 pub(super) struct Session {
-    client: Client,
+    pub(super) client: Client,
     server: String,
     pub(super) namespace: String,
     /// Whether the namespace was asked for by flag.

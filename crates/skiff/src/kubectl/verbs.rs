@@ -1,11 +1,11 @@
 //! The verbs: names, flags and help as one table, and the way from a verb to what does it.
 
 use super::{
-    Session, about, apply, create, delete, describe, dryrun,
+    Session, about, apply, auth, create, delete, describe, dryrun,
     error::{Error, Result},
     exec, explain, expose,
     flags::{Args, Flag, GLOBAL, Takes, value},
-    get, label, logs, manifest, output, rollout, run as run_pod, scale, wait,
+    forward, get, label, logs, manifest, nodes, output, rollout, run as run_pod, scale, wait,
 };
 
 pub(super) struct Verb {
@@ -105,6 +105,13 @@ const VERBS: &[Verb] = &[
         usage: "POD | TYPE/NAME [-c CONTAINER] [-it] -- COMMAND ARGS…",
         about: "Run a command in a container. Its exit code is passed on.",
         examples: "kubectl exec web-0 -- curl -s http://db:5432\nkubectl exec -it deploy/web -- sh",
+        flags: &[exec::FLAGS],
+    },
+    Verb {
+        names: &["attach"],
+        usage: "POD | TYPE/NAME [-c CONTAINER] [-it]",
+        about: "Share the streams of what already runs in a container.",
+        examples: "kubectl attach -it web-0",
         flags: &[exec::FLAGS],
     },
     Verb {
@@ -233,6 +240,55 @@ const VERBS: &[Verb] = &[
         about: "What a kind and its fields mean.",
         examples: "kubectl explain svc.spec.ports\nkubectl explain deploy --recursive",
         flags: &[explain::FLAGS],
+    },
+    Verb {
+        names: &["port-forward"],
+        usage: "POD | TYPE/NAME [LOCAL:]REMOTE…",
+        about: "Make ports of a pod, or of a pod behind a Service, ports of this machine.",
+        examples: "kubectl port-forward web-0 8080:80\nkubectl port-forward svc/web :http",
+        flags: &[forward::FLAGS],
+    },
+    Verb {
+        names: &["cordon"],
+        usage: "NODE… | -l LABELS",
+        about: "Let a node take no new pods.",
+        examples: "kubectl cordon skiff-2",
+        flags: &[SELECTOR, dryrun::FLAG],
+    },
+    Verb {
+        names: &["uncordon"],
+        usage: "NODE… | -l LABELS",
+        about: "Let a node take new pods again.",
+        examples: "kubectl uncordon skiff-2",
+        flags: &[SELECTOR, dryrun::FLAG],
+    },
+    Verb {
+        names: &["taint"],
+        usage: "nodes NODE… KEY=VALUE:EFFECT… KEY:EFFECT-…",
+        about: "Keep pods off a node that do not tolerate it; a final '-' takes a taint away.",
+        examples: "kubectl taint nodes skiff-2 disk=slow:NoSchedule\nkubectl taint nodes skiff-2 disk-",
+        flags: &[nodes::TAINT, SELECTOR, dryrun::FLAG],
+    },
+    Verb {
+        names: &["auth can-i"],
+        usage: "VERB TYPE[/NAME] | VERB /PATH",
+        about: "Whether you may do something: yes or no, also by the exit code.",
+        examples: "kubectl auth can-i create deployments\nkubectl auth can-i list secrets --as=system:serviceaccount:default:default",
+        flags: &[auth::CAN_I],
+    },
+    Verb {
+        names: &["auth whoami"],
+        usage: "",
+        about: "Who the server takes you for.",
+        examples: "kubectl auth whoami",
+        flags: &[],
+    },
+    Verb {
+        names: &["top", "top node", "top pod", "top nodes", "top pods"],
+        usage: "",
+        about: "Not available: no metrics server runs in this cluster.",
+        examples: "kubectl top nodes",
+        flags: &[],
     },
     Verb {
         names: &["api-resources"],
@@ -417,6 +473,14 @@ pub(super) async fn run(verb: &Verb, args: &Args, as_skiff: bool) -> Result<()> 
         "cluster-info" => about::cluster_info(&session, args).await,
         "version" => about::version(Some(&session), args).await,
         name if name.starts_with("rollout ") => rollout::run(&session, args, &name["rollout ".len()..]).await,
+        "port-forward" => forward::run(&session, args).await,
+        "cordon" => nodes::cordon(&session, args, true).await,
+        "uncordon" => nodes::cordon(&session, args, false).await,
+        "taint" => nodes::taint(&session, args).await,
+        "auth can-i" => auth::can_i(&session, args).await,
+        "auth whoami" => auth::whoami(&session).await,
+        "top" => Err(Error::Plain("Metrics API not available".into())),
+        "attach" => exec::attach(&session, args).await,
         "exec" => exec::run(&session, args).await,
         "logs" => logs::run(&session, args).await,
         name => Err(Error::Plain(format!("{name} is not built in"))),
