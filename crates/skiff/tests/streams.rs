@@ -81,8 +81,8 @@ fn streams() {
 
 fn busybox(dir: &Path) -> String {
     let program = std::fs::read(tools::find("busybox").expect("looked for before")).expect("busybox can be read");
-    let links =
-        ["sh", "echo", "cat", "sleep", "dd", "httpd", "hostname", "wget"].map(|applet| (format!("bin/{applet}"), "busybox"));
+    let links = ["sh", "echo", "cat", "sleep", "dd", "httpd", "hostname", "wget"]
+        .map(|applet| (format!("bin/{applet}"), "busybox"));
     let links: Vec<_> = links.iter().map(|(path, target)| (path.as_str(), *target)).collect();
     let layer = Layer::files(&[("bin/busybox", 0o755, &program)], &links).expect("a layer");
     let recipe =
