@@ -4,7 +4,7 @@ mod common;
 
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, TcpStream, UdpSocket},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     process::{Child, Command},
     time::{Duration, Instant},
 };
@@ -115,8 +115,15 @@ impl Drop for Alone {
     }
 }
 
+/// Free for UDP and for TCP.
 fn free_port() -> u16 {
-    UdpSocket::bind("127.0.0.1:0").and_then(|s| s.local_addr()).expect("a free port").port()
+    loop {
+        let tcp = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let at = tcp.local_addr().expect("it is bound");
+        if UdpSocket::bind(at).is_ok() {
+            return at.port();
+        }
+    }
 }
 
 impl Alone {
