@@ -1,12 +1,12 @@
 //! The schemas of a set of resources, in the dialect of one OpenAPI version.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
-use schemars::generate::{SchemaGenerator, SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use super::{gvk, merge};
 use crate::merge_keys;
 use crate::resources::{Resource, Type};
+use crate::schema::embedded;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Dialect {
@@ -29,42 +29,69 @@ impl Dialect {
 
 /// All definitions that `rows` need, with lists and what every request may carry or answer.
 pub(super) fn of(rows: &[&Resource], dialect: Dialect) -> Map<String, Value> {
-    let settings = SchemaSettings::draft2020_12().with(|s| s.definitions_path = dialect.path().into());
-    let mut generator = settings.into_generator();
-    let mut roots = Map::new();
+    let mut known = embedded::definitions();
+    let mut all = Map::new();
     for r in rows {
-        add(&mut roots, &mut generator, &r.schema, (r.group, r.version, r.kind));
-        if r.stored {
-            roots.insert(list_name(r), list(r, dialect));
-        }
+        add(&mut all, &mut known, &r.schema, Some((r.group, r.version, r.kind)), dialect);
         for sub in r.subresources {
             if let (Some(schema), Some((group, version)), Some(kind)) = (&sub.schema, sub.group_version, sub.kind) {
-                add(&mut roots, &mut generator, schema, (group, version, kind));
+                add(&mut all, &mut known, schema, Some((group, version, kind)), dialect);
             }
         }
     }
-    generator.subschema_for::<meta::ListMeta>();
-    generator.subschema_for::<meta::Status>();
-    generator.subschema_for::<meta::DeleteOptions>();
-    let mut all = generator.take_definitions(false);
-    all.extend(roots);
+    for common in [Type::of::<meta::ListMeta>(), Type::of::<meta::Status>(), Type::of::<meta::DeleteOptions>()] {
+        add(&mut all, &mut known, &common, None, dialect);
+    }
+    all.extend(rows.iter().filter(|r| r.stored).map(|r| (list_name(r), list(r, dialect))));
     for r in rows {
-        merge::annotate(&mut all, &(r.schema.name)(), merge_keys::root(r.group, r.kind));
+        merge::annotate(&mut all, &r.schema.name(), merge_keys::root(r.group, r.kind));
     }
     all.iter_mut().for_each(|(name, schema)| adapt_definition(name, schema, dialect));
     all.sort_keys();
     all
 }
 
-fn add(roots: &mut Map<String, Value>, generator: &mut SchemaGenerator, of: &Type, (g, v, k): (&str, &str, &str)) {
-    let mut schema = (of.schema)(generator).to_value();
-    schema["x-kubernetes-group-version-kind"] = json!([gvk(g, v, k)]);
-    roots.insert((of.name)().into_owned(), schema);
+/// Moves a definition and those that it refers to from `known` to `all`.
+fn add(
+    all: &mut Map<String, Value>,
+    known: &mut Map<String, Value>,
+    root: &Type,
+    kind: Option<(&str, &str, &str)>,
+    dialect: Dialect,
+) {
+    let mut wanted = vec![root.name()];
+    while let Some(name) = wanted.pop() {
+        let Some(mut schema) = known.shift_remove(&name) else { continue };
+        refer(&mut schema, dialect, &mut wanted);
+        all.insert(name, schema);
+    }
+    if let (Some((group, version, kind)), Some(schema)) = (kind, all.get_mut(&root.name())) {
+        schema["x-kubernetes-group-version-kind"] = json!([gvk(group, version, kind)]);
+    }
+}
+
+/// Turns references into the dialect's and collects the names that they lead to.
+fn refer(schema: &mut Value, dialect: Dialect, wanted: &mut Vec<String>) {
+    match schema {
+        Value::Object(map) => {
+            for (key, value) in map {
+                match value.as_str().filter(|_| key == "$ref").and_then(|text| text.strip_prefix("#/$defs/")) {
+                    Some(name) => {
+                        wanted.push(name.to_owned());
+                        *value = format!("#{}/{name}", dialect.path()).into();
+                    }
+                    None => refer(value, dialect, wanted),
+                }
+            }
+        }
+        Value::Array(list) => list.iter_mut().for_each(|value| refer(value, dialect, wanted)),
+        _ => {}
+    }
 }
 
 /// `io.k8s.api.core.v1.PodList`.
 pub(super) fn list_name(r: &Resource) -> String {
-    format!("{}List", (r.schema.name)())
+    format!("{}List", r.schema.name())
 }
 
 fn list(r: &Resource, dialect: Dialect) -> Value {
@@ -75,7 +102,7 @@ fn list(r: &Resource, dialect: Dialect) -> Value {
         "required": ["items"],
         "properties": {
             "apiVersion": text("The version of this representation of the list."),
-            "items": {"type": "array", "items": dialect.reference(&(r.schema.name)()), "description": "The objects."},
+            "items": {"type": "array", "items": dialect.reference(&r.schema.name()), "description": "The objects."},
             "kind": text("The kind of this list."),
             "metadata": dialect.reference("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta"),
         },

@@ -67,7 +67,7 @@ fn operations(r: &Resource, verbs: &[&'static str]) -> Vec<Operation> {
 }
 
 fn operation(r: &Resource, verb: &'static str) -> Operation {
-    let own = (r.schema.name)().into_owned();
+    let own = r.schema.name();
     let kind = gvk(r.group, r.version, r.kind);
     let (method, action, body, answer) = match verb {
         "list" => ("get", "list", None, list_name(r)),
@@ -86,7 +86,7 @@ fn subresource(r: &Resource, sub: &Subresource) -> Vec<Operation> {
     let kind = gvk(group, version, sub.kind.unwrap_or(r.kind));
     let schema = sub.schema.as_ref().unwrap_or(&r.schema);
     let connection = sub.schema.is_none() && sub.kind.is_some();
-    let own = if connection { STATUS.to_owned() } else { (schema.name)().into_owned() };
+    let own = if connection { STATUS.to_owned() } else { schema.name() };
     let one = |verb: &&'static str| {
         let (method, action) = match *verb {
             "create" => ("post", "post"),

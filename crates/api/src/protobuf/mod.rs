@@ -49,7 +49,7 @@ pub fn decode(body: &[u8]) -> Result<Value, Error> {
     let schema = type_of(&envelope.api_version, &envelope.kind).ok_or_else(unknown)?;
     let mut object = compile::with(&schema, |table, _| {
         let reader = Reader { table };
-        reader.named((schema.name)().as_ref(), envelope.raw, 0)
+        reader.named(&schema.name(), envelope.raw, 0)
     })?;
     let mut whole = Map::new();
     whole.insert("apiVersion".into(), envelope.api_version.into());

@@ -181,7 +181,7 @@ fn every_field_of_the_table_is_known() {
 #[test]
 fn the_table_fits_the_schemas() {
     for r in RESOURCES {
-        let name = (r.schema.name)();
+        let name = r.schema.name();
         let fields = messages().get(name.trim_start_matches("io.k8s.")).unwrap_or_else(|| panic!("{name} is missing"));
         assert_eq!(fields[0], Entry::Named("metadata", Zero::Usual), "{name}");
         let sample = decode(&body(&r.api_version(), r.kind, m().below(1, m().text(1, "n")))).unwrap();

@@ -1,14 +1,11 @@
 //! The resource table: everything the API serves, one row per resource. Verbs, discovery, OpenAPI, defaults and validation
 //! are driven by it, so that a stored kind costs a row.
 //!
-//! Names, scopes and schemas come from the k8s-openapi type of the row and cannot disagree with it.
+//! Names and scopes come from the k8s-openapi type of the row and cannot disagree with it; so does the name of its schema.
 
 mod table;
 
-use std::borrow::Cow;
-
 use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope, SubResourceScope};
-use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 pub use table::RESOURCES;
 
@@ -21,14 +18,33 @@ pub enum Scope {
 /// The Rust type behind a kind, as far as schemas need it.
 #[derive(Clone, Copy)]
 pub struct Type {
-    /// The OpenAPI name, `io.k8s.api.core.v1.Pod`.
-    pub name: fn() -> Cow<'static, str>,
-    pub schema: fn(&mut SchemaGenerator) -> Schema,
+    rust_name: fn() -> &'static str,
+    /// Makes the embedded schemas; see `examples/schemas.rs`.
+    #[cfg(feature = "generate")]
+    pub schema: fn(&mut schemars::SchemaGenerator) -> schemars::Schema,
 }
 
+#[cfg(not(feature = "generate"))]
+pub(crate) trait Described {}
+#[cfg(not(feature = "generate"))]
+impl<T> Described for T {}
+#[cfg(feature = "generate")]
+pub(crate) use schemars::JsonSchema as Described;
+
 impl Type {
-    pub(crate) const fn of<T: JsonSchema>() -> Type {
-        Type { name: T::schema_name, schema: T::json_schema }
+    pub(crate) const fn of<T: Described>() -> Type {
+        Type {
+            rust_name: std::any::type_name::<T>,
+            #[cfg(feature = "generate")]
+            schema: T::json_schema,
+        }
+    }
+
+    /// The OpenAPI name: `io.k8s.api.core.v1.Pod` for `k8s_openapi::v1_36::api::core::v1::pod::Pod`, a module for each type.
+    pub fn name(&self) -> String {
+        let mut parts: Vec<&str> = (self.rust_name)().split("::").skip(2).collect();
+        parts.remove(parts.len().saturating_sub(2));
+        format!("io.k8s.{}", parts.join("."))
     }
 }
 

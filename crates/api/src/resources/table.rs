@@ -16,9 +16,8 @@ use k8s_openapi::api::policy::v1 as policy;
 use k8s_openapi::api::rbac::v1 as rbac;
 use k8s_openapi::api::scheduling::v1 as scheduling;
 use k8s_openapi::api::storage::v1 as storage;
-use schemars::JsonSchema;
 
-use super::{HasScope, Resource, Subresource, Type};
+use super::{Described, HasScope, Resource, Subresource, Type};
 
 const ALL_VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 const NO_COLLECTION: &[&str] = &["create", "delete", "get", "list", "patch", "update", "watch"];
@@ -101,7 +100,7 @@ pub static RESOURCES: &[Resource] = &[
 
 const fn row<T>(singular: &'static str, short: &'static [&'static str]) -> Resource
 where
-    T: k8s_openapi::Resource + JsonSchema,
+    T: k8s_openapi::Resource + Described,
     T::Scope: HasScope,
 {
     Resource {
@@ -153,7 +152,7 @@ const fn connect(name: &'static str, kind: &'static str, verbs: &'static [&'stat
     Subresource { name, group_version: Some(("", "v1")), kind: Some(kind), verbs, schema: None }
 }
 
-const fn typed<T: k8s_openapi::Resource + JsonSchema>(
+const fn typed<T: k8s_openapi::Resource + Described>(
     name: &'static str,
     verbs: &'static [&'static str],
 ) -> Subresource {

@@ -1,11 +1,11 @@
-//! From JSON schemas with their megabytes of descriptions to a table of a few hundred kilobytes.
+//! From JSON schemas to a table of a few hundred kilobytes.
 
 use std::collections::HashMap;
 use std::sync::{OnceLock, PoisonError, RwLock};
 
-use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value};
 
+use super::embedded;
 use crate::resources::Type;
 
 /// What a value must look like.
@@ -63,18 +63,15 @@ impl Table {
         i
     }
 
-    fn add(&mut self, root: &Type) -> u32 {
-        let mut generator = SchemaSettings::draft2020_12().into_generator();
-        let schema = (root.schema)(&mut generator);
-        let mut definitions = generator.take_definitions(false);
-        definitions.insert((root.name)().into_owned(), schema.to_value());
-        for (name, schema) in &definitions {
-            let (fresh, i) = (!self.by_name.contains_key(name.as_str()), self.slot(name));
-            if fresh || matches!(self.definitions[i as usize].1, Node::Any) {
-                self.definitions[i as usize].1 = self.definition(name, schema);
-            }
+    /// Compiles the definition and all that it refers to.
+    fn add(&mut self, root: &str) {
+        let mut next = self.definitions.len();
+        self.slot(root);
+        while let Some((name, _)) = self.definitions.get(next) {
+            let name = name.clone();
+            self.definitions[next].1 = embedded::shape(&name).map_or(Node::Any, |shape| self.definition(&name, &shape));
+            next += 1;
         }
-        self.slot(&(root.name)())
     }
 
     fn definition(&mut self, name: &str, schema: &Value) -> Node {
@@ -161,13 +158,15 @@ fn package_and_type(name: &str) -> String {
 pub(crate) fn with<T>(root: &Type, then: impl FnOnce(&Table, &Node) -> T) -> T {
     static TABLE: OnceLock<RwLock<Table>> = OnceLock::new();
     let lock = TABLE.get_or_init(RwLock::default);
-    let name = (root.name)();
+    let name = root.name();
     // A slot that is only named by another definition is filled by the `add` that named it, so a known name is complete.
-    let known = lock.read().unwrap_or_else(PoisonError::into_inner).by_name.contains_key(name.as_ref());
+    let known = lock.read().unwrap_or_else(PoisonError::into_inner).find(&name).is_some();
     if !known {
-        lock.write().unwrap_or_else(PoisonError::into_inner).add(root);
+        let mut table = lock.write().unwrap_or_else(PoisonError::into_inner);
+        if table.find(&name).is_none() {
+            table.add(&name);
+        }
     }
     let table = lock.read().unwrap_or_else(PoisonError::into_inner);
-    let node = table.by_name.get(name.as_ref()).map_or(&Node::Any, |i| table.get(*i).1);
-    then(&table, node)
+    then(&table, table.find(&name).unwrap_or(&Node::Any))
 }

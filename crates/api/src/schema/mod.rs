@@ -1,8 +1,9 @@
 //! Does an object fit its kind? Unknown fields and wrong types, each with its path and in the words of the reference's decoder.
 //!
-//! The schemas come from k8s-openapi and are compiled per kind on first use into a compact table without descriptions.
+//! The schemas are those of k8s-openapi, embedded, and compiled per kind on first use into a compact table.
 
 pub(crate) mod compile;
+pub(crate) mod embedded;
 
 use serde_json::{Map, Value};
 
