@@ -6,6 +6,7 @@ mod common;
 mod outside;
 mod pods;
 mod services;
+mod traffic;
 
 use common::{Client, Cluster, Kubectl, eventually, images::Samples, text};
 use skiff_testkit::{registry::Registry, tools};
@@ -71,6 +72,8 @@ fn walk(kind: Kubectl) {
     services::several_ports(&k);
     outside::load_balancers(&k);
     outside::host_ports(&k);
+    traffic::affinity(&k);
+    traffic::names_of_ports_and_udp(&k);
     services::deleted_service(&k);
 }
 
