@@ -2,9 +2,15 @@
 
 use std::{
     fs::{self, File},
-    io::{BufRead, BufReader, Seek, SeekFrom},
+    io::{self, BufRead, BufReader, Read, Seek, SeekFrom},
     net::{Ipv4Addr, TcpListener},
-    os::unix::process::CommandExt,
+    os::{
+        linux::net::SocketAddrExt,
+        unix::{
+            net::{SocketAddr, UnixListener, UnixStream},
+            process::CommandExt,
+        },
+    },
     process::{Child, ChildStdout, Command, ExitCode, Stdio},
     sync::mpsc,
     time::{Duration, Instant},
@@ -31,11 +37,35 @@ pub(crate) fn run(args: &Up) -> Result<ExitCode> {
         report::show(&Line::Warning(format!("cluster {:?} is already running", args.which.name)));
         return Ok(ExitCode::SUCCESS);
     }
+    let timeout = Duration::from_secs(args.timeout);
+    let _turn = turn(timeout)?;
     let config = decide(&args.which.name, &paths, &args.shape)?;
     let mut daemon = start(&config, &paths)?;
-    follow(&mut daemon, &paths, Duration::from_secs(args.timeout))?;
+    follow(&mut daemon, &paths, timeout)?;
     finish(&config, &paths, begun.elapsed());
     Ok(ExitCode::SUCCESS)
+}
+
+/// One after the other: a subnet and a port that are free for two starts at once would be chosen by both. An abstract
+/// socket belongs to the network namespace, as they do, and is gone with whoever holds it.
+fn turn(timeout: Duration) -> Result<UnixListener> {
+    let name = SocketAddr::from_abstract_name("skiff-up")?;
+    let end = Instant::now() + timeout;
+    loop {
+        match UnixListener::bind_addr(&name) {
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse => {}
+            other => return other.context("wait for other starts of clusters"),
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            bail!("another `skiff up` has not ended after {} s; see which with `pgrep -af 'skiff up'`", timeout.as_secs());
+        }
+        // Whoever has the turn never answers; the connection ends with it.
+        if let Ok(mut holder) = UnixStream::connect_addr(&name) {
+            holder.set_read_timeout(Some(left))?;
+            let _ended_or_late = holder.read(&mut [0]);
+        }
+    }
 }
 
 fn finish(config: &Config, paths: &Paths, time: Duration) {

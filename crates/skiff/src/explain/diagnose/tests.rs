@@ -324,7 +324,7 @@ fn endpoints_that_are_not_there() {
     let scene = Scene::new().services(&[headless]).pods(&[not_ready(json!({}))]).unanswered();
     check(scene, place, "noneReady", &["the only pod"]);
     let bare = service(json!({"spec": {"selector": null}}));
-    check(Scene::new().services(&[bare.clone()]).without_endpoints(), place, "noSelector", &["EndpointSlice"]);
+    check(Scene::new().services(std::slice::from_ref(&bare)).without_endpoints(), place, "noSelector", &["EndpointSlice"]);
     let slice = |port: &str, ready: bool| {
         from_value(
             json!({"metadata": {"name": "s", "namespace": "default", "labels": {"kubernetes.io/service-name": "web"}},
@@ -334,7 +334,7 @@ fn endpoints_that_are_not_there() {
         .unwrap()
     };
     let by_hand = |port, ready| {
-        let scene = Scene::new().services(&[bare.clone()]).without_endpoints();
+        let scene = Scene::new().services(std::slice::from_ref(&bare)).without_endpoints();
         scene.changed(|e| e.cluster.slices = vec![slice(port, ready)])
     };
     check(by_hand("http", true), place, "slicePortNotFound", &["\"http\""]);
@@ -384,7 +384,7 @@ fn endpoints_that_are_not_for_this_client() {
     let drops = || outcome(&[(Fate::Drop, 1.0)]);
     let local = service(json!({"spec": {"internalTrafficPolicy": "Local"}}));
     let far = pod("web-1", POD_IP, json!({"spec": {"nodeName": "b"}}));
-    let scene = Scene::new().services(&[local]).pods(&[far.clone()]).attempt("10.96.1.1:80", drops());
+    let scene = Scene::new().services(&[local]).pods(std::slice::from_ref(&far)).attempt("10.96.1.1:80", drops());
     check(scene, place, "noLocalEndpoints", &["internalTrafficPolicy", "node b"]);
     let local = service(json!({"spec": {"type": "NodePort", "externalTrafficPolicy": "Local",
         "ports": [{"port": 80, "targetPort": 8080, "nodePort": 31000}]}}));
