@@ -40,7 +40,10 @@ mod tests {
         for schema in RESOURCES.iter().map(|r| r.schema).chain(subresources) {
             let name = schema.name();
             assert!(shape(&name).is_some(), "no shape of {name}: make the schemas anew (examples/schemas.rs)");
-            assert!(definitions.contains_key(&name), "no definition of {name}: make the schemas anew (examples/schemas.rs)");
+            assert!(
+                definitions.contains_key(&name),
+                "no definition of {name}: make the schemas anew (examples/schemas.rs)"
+            );
         }
     }
 

@@ -58,7 +58,10 @@ fn turn(timeout: Duration) -> Result<UnixListener> {
         }
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            bail!("another `skiff up` has not ended after {} s; see which with `pgrep -af 'skiff up'`", timeout.as_secs());
+            bail!(
+                "another `skiff up` has not ended after {} s; see which with `pgrep -af 'skiff up'`",
+                timeout.as_secs()
+            );
         }
         // Whoever has the turn never answers; the connection ends with it.
         if let Ok(mut holder) = UnixStream::connect_addr(&name) {
@@ -233,10 +236,10 @@ fn read_lines(out: ChildStdout) -> mpsc::Receiver<Line> {
 }
 
 fn log_tail(paths: &Paths, from: u64) -> String {
-    let read = || -> std::io::Result<String> {
+    let read = || -> io::Result<String> {
         let mut file = File::open(paths.server_log())?;
         file.seek(SeekFrom::Start(from))?;
-        std::io::read_to_string(file)
+        io::read_to_string(file)
     };
     match read().unwrap_or_default().lines().rev().find(|l| !l.trim().is_empty()) {
         Some(line) => format!(": {}", line.trim()),

@@ -87,7 +87,11 @@ pub(crate) fn affinity(k: &Client<'_>) {
         let all = answers(k, &bye, script);
         if all.len() > 1 { Ok(()) } else { Err(format!("{all:?}")) }
     });
-    assert!(k.ok(&["describe", "svc", "who"]).lines().any(|l| l.starts_with("Session Affinity:") && l.ends_with("ClientIP")));
+    assert!(
+        k.ok(&["describe", "svc", "who"])
+            .lines()
+            .any(|l| l.starts_with("Session Affinity:") && l.ends_with("ClientIP"))
+    );
 }
 
 /// W32

@@ -324,7 +324,12 @@ fn endpoints_that_are_not_there() {
     let scene = Scene::new().services(&[headless]).pods(&[not_ready(json!({}))]).unanswered();
     check(scene, place, "noneReady", &["the only pod"]);
     let bare = service(json!({"spec": {"selector": null}}));
-    check(Scene::new().services(std::slice::from_ref(&bare)).without_endpoints(), place, "noSelector", &["EndpointSlice"]);
+    check(
+        Scene::new().services(std::slice::from_ref(&bare)).without_endpoints(),
+        place,
+        "noSelector",
+        &["EndpointSlice"],
+    );
     let slice = |port: &str, ready: bool| {
         from_value(
             json!({"metadata": {"name": "s", "namespace": "default", "labels": {"kubernetes.io/service-name": "web"}},
