@@ -78,6 +78,9 @@ pub struct Config {
     pub masquerade_all: bool,
     /// Where ClusterIPs come from, as long as no ServiceCIDR object says so.
     pub service_cidrs: Vec<IpNet>,
+    /// Where load balancers' addresses come from, if this proxy's cluster gives them out: whatever nobody serves there is
+    /// refused too.
+    pub balancer_pool: Vec<IpNet>,
     /// If not empty, NodePorts are served on all addresses of this machine in these networks.
     pub node_port_addresses: Vec<IpNet>,
     /// TCP packets that conntrack finds out of order are translated all the same. Untranslated they would reach the

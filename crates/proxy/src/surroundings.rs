@@ -60,10 +60,11 @@ impl Surroundings {
 
     pub fn networks(&self, config: &Config) -> Networks {
         let known: Vec<IpNet> = self.service_cidrs.iter().flat_map(|c| c.values().flatten()).copied().collect();
+        let ranges = if known.is_empty() { &config.service_cidrs } else { &known };
         let own_pods = config.detect_local == DetectLocal::NodeCidr && !self.pod_cidrs.is_empty();
         Networks {
             internal: if own_pods { self.pod_cidrs.clone() } else { config.cluster_cidrs.clone() },
-            service_cidrs: if known.is_empty() { config.service_cidrs.clone() } else { known },
+            refused: ranges.iter().chain(&config.balancer_pool).copied().collect(),
             masquerade_all: config.masquerade_all,
         }
     }
@@ -79,10 +80,10 @@ impl Surroundings {
     /// is given is not restricted. Addresses of the Service network on this node are the cluster's, not the node's.
     fn node_port_addresses(&self, config: &Config) -> Vec<IpAddr> {
         let nets = &config.node_port_addresses;
-        let service_cidrs = self.networks(config).service_cidrs;
+        let refused = self.networks(config).refused;
         let free = |ip: &IpAddr| !nets.iter().any(|n| n.addr().is_ipv6() == ip.is_ipv6());
         let wanted = |ip: &IpAddr| nets.is_empty() || free(ip) || nets.iter().any(|n| n.contains(ip));
-        let of_services = |ip: &IpAddr| service_cidrs.iter().any(|n| n.contains(ip));
+        let of_services = |ip: &IpAddr| refused.iter().any(|n| n.contains(ip));
         let asked = if nets.is_empty() { &[][..] } else { &self.addresses };
         let all = config.node_ips.iter().chain(asked).copied();
         let mut all: Vec<IpAddr> = all.filter(|ip| !ip.is_loopback() && wanted(ip) && !of_services(ip)).collect();
@@ -124,7 +125,7 @@ mod tests {
     #[test]
     fn service_networks_follow_their_objects() {
         let mut around = Surroundings::default();
-        let nets = |around: &Surroundings| shown(&around.networks(&config()).service_cidrs);
+        let nets = |around: &Surroundings| shown(&around.networks(&config()).refused);
         assert_eq!(nets(&around), "10.96.0.0/12");
         around.service_cidr(&Event::Init);
         around.service_cidr(&Event::InitApply(cidr("kubernetes", &["10.96.0.0/16", "fd96::/112"])));
@@ -137,6 +138,9 @@ mod tests {
         assert_eq!(nets(&around), "10.96.0.0/16 fd96::/112");
         around.service_cidr(&Event::Delete(cidr("kubernetes", &[])));
         assert_eq!(nets(&around), "10.96.0.0/12", "none are left: the configuration counts");
+        around.service_cidr(&Event::Apply(cidr("kubernetes", &["10.96.0.0/16"])));
+        let with_pool = Config { balancer_pool: vec!["198.51.100.0/24".parse().unwrap()], ..config() };
+        assert_eq!(shown(&around.networks(&with_pool).refused), "10.96.0.0/16 198.51.100.0/24");
     }
 
     #[test]

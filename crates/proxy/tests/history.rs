@@ -173,7 +173,7 @@ impl Story {
     fn nets(&mut self) {
         self.networks = common::networks();
         match self.dice.roll(4) {
-            0 => self.networks.service_cidrs.push("10.200.0.0/16".parse().unwrap()),
+            0 => self.networks.refused.push("10.200.0.0/16".parse().unwrap()),
             1 => self.networks.internal = vec!["10.244.0.0/24".parse().unwrap()],
             2 => self.networks.masquerade_all = true,
             _ => {}

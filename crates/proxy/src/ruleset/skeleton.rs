@@ -57,8 +57,8 @@ const STATUS_DNAT: u32 = 0x20;
 pub struct Networks {
     /// Pods: clients from here keep their address and see all endpoints.
     pub internal: Vec<IpNet>,
-    /// Where ClusterIPs come from: whatever nobody serves there is refused.
-    pub service_cidrs: Vec<IpNet>,
+    /// Where ClusterIPs and load balancers' addresses come from: whatever nobody serves there is refused.
+    pub refused: Vec<IpNet>,
     /// Whoever connects to a ClusterIP is masqueraded.
     pub masquerade_all: bool,
 }
@@ -69,7 +69,7 @@ pub(super) fn skeleton(family: Family, networks: &Networks, classes: impl IntoIt
     let mut table = Table { sets: sets(), chains: BTreeMap::new() };
     let layout = Registers { family };
     fill_ranges(&mut table, family, INTERNAL, &networks.internal);
-    fill_ranges(&mut table, family, SERVICE_CIDRS, &networks.service_cidrs);
+    fill_ranges(&mut table, family, SERVICE_CIDRS, &networks.refused);
     fill_verdicts(&mut table, &classes);
     table.chains.insert("prerouting".into(), base(HookPoint::Prerouting, -100, layout.prerouting()));
     table.chains.insert("output".into(), base(HookPoint::Output, -100, layout.output()));

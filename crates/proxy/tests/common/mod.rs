@@ -64,7 +64,7 @@ pub fn node_a() -> NodeView {
 pub fn networks() -> Networks {
     Networks {
         internal: vec!["10.244.0.0/16".parse().unwrap(), "fd44::/16".parse().unwrap()],
-        service_cidrs: vec!["10.96.0.0/12".parse().unwrap(), "fd96::/112".parse().unwrap()],
+        refused: vec!["10.96.0.0/12".parse().unwrap(), "fd96::/112".parse().unwrap()],
         masquerade_all: false,
     }
 }

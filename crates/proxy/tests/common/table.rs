@@ -162,13 +162,13 @@ impl Group {
     pub fn rules(&self, node: &str) -> Ruleset {
         let pods = if node == "a" { ["10.244.0.0/24", "fd44::/64"] } else { ["10.244.1.0/24", "fd44:0:0:1::/64"] };
         let nets = |texts: &[&str]| texts.iter().map(|t| t.parse().expect("a network")).collect::<Vec<IpNet>>();
-        let mut service_cidrs = nets(&["10.96.0.0/12", "fd96::/112", "fd96::1:0/112"]);
+        let mut refused = nets(&["10.96.0.0/12", "fd96::/112", "fd96::1:0/112"]);
         if self.second_service_cidr {
-            service_cidrs.extend(nets(&["10.200.0.0/16", "fd97::/112"]));
+            refused.extend(nets(&["10.200.0.0/16", "fd97::/112"]));
         }
         let networks = Networks {
             internal: if self.knows_pods { nets(&pods) } else { vec![] },
-            service_cidrs,
+            refused,
             masquerade_all: self.masquerade_all,
         };
         let names = if node == "a" { self.node_addresses } else { &["b"] };

@@ -76,7 +76,7 @@ async fn live(args: &Agent, name: String, paths: &Paths) -> Result<()> {
         cgroup: cgroup(&place.name),
     };
     let _way_out = way_out(args, ip);
-    let ranges = Ranges { pods: args.cluster_cidr.into(), services: vec![] };
+    let ranges = Ranges { pods: args.cluster_cidr.into(), services: vec![], balancers: vec![] };
     let node = place.node(directories, ranges, tls, Handle::current());
     let stop = Stop::new();
     end_on_signals(&stop)?;

@@ -156,9 +156,7 @@ pub(crate) fn describe(config: &Config, paths: &Paths, pki: &Pki, number: u8) ->
         images: paths.images(),
         cgroup: format!("{}/{}", sweep::cgroup(&config.name), place.name),
     };
-    // What nobody serves is refused in the pool as in the service range: no packet goes to and fro between node and host.
-    let services = [IpNet::from(config.service_cidr)].into_iter().chain(config.lb_pool.networks()).collect();
-    let ranges = Ranges { pods: config.pod_cidr.into(), services };
+    let ranges = Ranges::of(config);
     Ok(Node { netns: paths.netns(&place.name), ..place.node(directories, ranges, tls, Handle::current()) })
 }
 
@@ -187,6 +185,15 @@ pub(crate) struct Directories {
 pub(crate) struct Ranges {
     pub(crate) pods: IpNet,
     pub(crate) services: Vec<IpNet>,
+    /// What nobody serves is refused in the pool as in the service range: no packet goes to and fro between node and host.
+    pub(crate) balancers: Vec<IpNet>,
+}
+
+impl Ranges {
+    pub(crate) fn of(config: &Config) -> Self {
+        let services = vec![config.service_cidr.into()];
+        Ranges { pods: config.pod_cidr.into(), services, balancers: config.lb_pool.networks() }
+    }
 }
 
 impl Place {
@@ -248,6 +255,7 @@ pub(crate) fn proxy_config(name: &str, ip: IpAddr, ranges: &Ranges) -> skiff_pro
         masquerade_all: false,
         tcp_be_liberal: true,
         service_cidrs: ranges.services.clone(),
+        balancer_pool: ranges.balancers.clone(),
         node_port_addresses: vec![],
         table: skiff_proxy::TABLE.into(),
         healthz: Some((Ipv4Addr::UNSPECIFIED, HEALTHZ_PORT).into()),

@@ -66,6 +66,7 @@ fn config(args: &Proxy, node_name: String, node_ips: Vec<IpAddr>) -> skiff_proxy
         node_port_addresses: args.nodeport_addresses.iter().filter_map(|n| n.0).collect(),
         cluster_cidrs: args.cluster_cidr.clone(),
         service_cidrs: args.service_cluster_ip_range.clone(),
+        balancer_pool: vec![],
         detect_local: match args.detect_local_mode {
             DetectLocalMode::ClusterCidr => DetectLocal::ClusterCidr,
             DetectLocalMode::NodeCidr => DetectLocal::NodeCidr,

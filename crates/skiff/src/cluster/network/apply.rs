@@ -139,9 +139,29 @@ async fn address(handle: &Handle, link: &str, ip: Ipv4Net) -> io::Result<()> {
 
 async fn remove_link(handle: &Handle, name: &str) -> io::Result<()> {
     match index(handle, name).await? {
-        Some(link) => handle.link().del(link).execute().await.map_err(os_error),
+        Some(link) => match handle.link().del(link).execute().await.map_err(os_error) {
+            // Gone in between, with its other end.
+            Err(e) if e.raw_os_error() == Some(libc::ENODEV) => Ok(()),
+            other => other,
+        },
         None => Ok(()),
     }
+}
+
+/// The names of the links on a bridge.
+async fn ports(handle: &Handle, bridge: &str) -> io::Result<Vec<String>> {
+    use netlink_packet_route::link::LinkAttribute;
+    let Some(bridge) = index(handle, bridge).await? else { return Ok(vec![]) };
+    let mut links = handle.link().get().execute();
+    let mut found = vec![];
+    while let Some(link) = links.try_next().await.map_err(os_error)? {
+        if link.attributes.iter().any(|a| matches!(a, LinkAttribute::Controller(of) if *of == bridge)) {
+            found.extend(
+                link.attributes.into_iter().find_map(|a| if let LinkAttribute::IfName(n) = a { Some(n) } else { None }),
+            );
+        }
+    }
+    Ok(found)
 }
 
 async fn wire_hub(net: &Network) -> io::Result<()> {
@@ -188,10 +208,14 @@ pub(crate) async fn wire_agent(dns: IpAddr) -> Result<(), Error> {
     address(&handle, "lo", dns).await.during(|| format!("give lo the cluster DNS address {dns}"))
 }
 
-/// Removes an agent's bridge and its routes to the other nodes' pods, and takes the cluster DNS address off lo.
+/// Removes an agent's bridge with the links of its pods and its routes to the other nodes' pods, and takes the cluster DNS address off lo.
 pub(crate) async fn unwire_agent(dns: IpAddr, pods: Ipv4Net) -> Result<(), Error> {
     let handle = connect().during(|| "open netlink".into())?;
     let bridge = skiff_node::network::BRIDGE;
+    // A link goes with its pod's namespace too, but only when the kernel gets round to it.
+    for link in ports(&handle, bridge).await.during(|| format!("list the links on {bridge}"))? {
+        remove_link(&handle, &link).await.during(|| format!("remove link {link}"))?;
+    }
     remove_link(&handle, bridge).await.during(|| format!("remove link {bridge}"))?;
     remove_routes(&handle, pods).await.during(|| format!("remove the routes into {pods}"))?;
     remove_address(&handle, dns).await.during(|| format!("take {dns} off lo"))

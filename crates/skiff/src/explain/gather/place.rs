@@ -26,9 +26,7 @@ pub(crate) struct Local {
 impl Local {
     /// What the proxy of the node is told.
     pub(super) fn proxy_config(&self, node: &str, ip: IpAddr) -> skiff_proxy::Config {
-        let config = &self.config;
-        let ranges = Ranges { pods: config.pod_cidr.into(), services: vec![config.service_cidr.into()] };
-        proxy_config(node, ip, &ranges)
+        proxy_config(node, ip, &Ranges::of(&self.config))
     }
 
     /// Runs `work` in the network namespace of the node.
