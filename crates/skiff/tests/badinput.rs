@@ -131,7 +131,6 @@ fn refused_files(k: &Client<'_>, dir: &Path) {
 fn refused_bodies(cluster: &Cluster) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
-        let client = objects::client(&cluster.kubeconfig()).await;
         for (kind, body, code, words) in [
             ("application/json", big().into_bytes(), 413, "limit is 3145728"),
             ("application/json", deep().into_bytes(), 400, "recursion limit exceeded"),
@@ -143,6 +142,8 @@ fn refused_bodies(cluster: &Cluster) {
             ("application/vnd.kubernetes.protobuf", b"k8s\0\xff\xff\xff\xff".to_vec(), 400, ""),
             ("text/html", b"<html>".to_vec(), 415, "application/json"),
         ] {
+            // A connection whose body was not read to its end is closed by the server: the next request has its own.
+            let client = objects::client(&cluster.kubeconfig()).await;
             let request = http::Request::post("/api/v1/namespaces/default/configmaps").header("Content-Type", kind);
             let answer = client.request_text(request.body(body).expect("a request")).await;
             match answer {
