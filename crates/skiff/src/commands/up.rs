@@ -21,7 +21,7 @@ use anyhow::{Context, Result, bail};
 use super::preflight;
 use crate::{
     cli::{Shape, Up},
-    cluster::{config::Config, lock, network, paths::Paths},
+    cluster::{config::Config, lock, network, paths::Paths, probe},
     report::{self, Line},
 };
 
@@ -32,18 +32,51 @@ pub(crate) fn run(args: &Up) -> Result<ExitCode> {
     let begun = Instant::now();
     preflight::check()?;
     let paths = super::paths_of(&args.which)?;
-    if lock::holder(&paths.lock())?.is_some() {
+    let timeout = Duration::from_secs(args.timeout);
+    let _turn = turn(timeout)?;
+    if is_running(&paths)? {
         refuse_another(&paths, &args.shape)?;
         report::show(&Line::Warning(format!("cluster {:?} is already running", args.which.name)));
         return Ok(ExitCode::SUCCESS);
     }
-    let timeout = Duration::from_secs(args.timeout);
-    let _turn = turn(timeout)?;
     let config = decide(&args.which.name, &paths, &args.shape)?;
     let mut daemon = start(&config, &paths)?;
     follow(&mut daemon, &paths, timeout)?;
     finish(&config, &paths, begun.elapsed());
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether the cluster has a daemon that answers. One that was killed keeps its lock until the kernel has taken all of it
+/// down, so the lock alone says too much.
+fn is_running(paths: &Paths) -> Result<bool> {
+    const LOOK_EVERY: Duration = Duration::from_millis(20);
+    if lock::holder(&paths.lock())?.is_none() {
+        return Ok(false);
+    }
+    let Some(config) = Config::load(&paths.config())? else { return Ok(true) };
+    let gone = async {
+        while lock::holder(&paths.lock())?.is_some() {
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        Ok(false)
+    };
+    let answers = async {
+        probe::answers(&config, paths).await.map(|()| true).with_context(|| {
+            format!(
+                "cluster {0:?} runs but does not answer; start it anew: `skiff down --name {0}`, then `skiff up`",
+                config.name
+            )
+        })
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let running = runtime.block_on(async {
+        tokio::select! {
+            gone = gone => gone,
+            answers = answers => answers,
+        }
+    });
+    runtime.shutdown_background();
+    running
 }
 
 /// One after the other: a subnet and a port that are free for two starts at once would be chosen by both. An abstract
