@@ -1,11 +1,10 @@
 //! What the server counts, in the text form of Prometheus; names as the reference has them where it has one.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use tokio::time::Duration;
+pub(crate) use skiff_metrics::{Histogram, Page, process};
 
 use crate::call::Call;
 use crate::route::Verb;
@@ -27,17 +26,10 @@ pub(crate) struct Kind {
     long: bool,
 }
 
-#[derive(Clone, Debug, Default)]
-struct Durations {
-    buckets: [u64; BUCKETS.len()],
-    count: u64,
-    sum: f64,
-}
-
 #[derive(Default)]
 pub(crate) struct Metrics {
     requests: Mutex<BTreeMap<(Kind, u16), u64>>,
-    durations: Mutex<BTreeMap<Kind, Durations>>,
+    durations: Mutex<BTreeMap<Kind, Histogram>>,
     mutating: AtomicI64,
     read_only: AtomicI64,
     long_running: AtomicI64,
@@ -124,7 +116,10 @@ impl Running<'_> {
         *lock(&self.metrics.requests).entry((self.kind.clone(), code)).or_default() += 1;
         if !self.kind.long {
             let elapsed = self.started.elapsed();
-            lock(&self.metrics.durations).entry(self.kind.clone()).or_default().observe(elapsed);
+            lock(&self.metrics.durations)
+                .entry(self.kind.clone())
+                .or_insert_with(|| Histogram::new(&BUCKETS))
+                .observe(elapsed);
         }
     }
 }
@@ -132,41 +127,6 @@ impl Running<'_> {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.metrics.gauge(&self.kind).fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-impl Durations {
-    fn observe(&mut self, elapsed: Duration) {
-        let seconds = elapsed.as_secs_f64();
-        self.count += 1;
-        self.sum += seconds;
-        for (count, bound) in self.buckets.iter_mut().zip(BUCKETS) {
-            *count += u64::from(seconds <= bound);
-        }
-    }
-}
-
-/// A text of metrics while it is written.
-#[derive(Default)]
-pub(crate) struct Page(String);
-
-impl Page {
-    pub(crate) fn head(&mut self, name: &str, kind: &str, help: &str) {
-        self.line(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}"));
-    }
-
-    pub(crate) fn line(&mut self, line: std::fmt::Arguments<'_>) {
-        // Writing to a String cannot fail.
-        let _ = writeln!(self.0, "{line}");
-    }
-
-    pub(crate) fn gauge(&mut self, name: &str, help: &str, value: impl std::fmt::Display) {
-        self.head(name, "gauge", help);
-        self.line(format_args!("{name} {value}"));
-    }
-
-    pub(crate) fn text(self) -> String {
-        self.0
     }
 }
 
@@ -185,12 +145,7 @@ impl Metrics {
         page.head(name, "histogram", "Time to the answer, of requests that are no watches or connections.");
         for (kind, durations) in lock(&self.durations).iter() {
             let labels = format!("component=\"apiserver\",{}", kind.labels());
-            for (bound, count) in BUCKETS.iter().zip(durations.buckets) {
-                page.line(format_args!("{name}_bucket{{{labels},le=\"{bound}\"}} {count}"));
-            }
-            page.line(format_args!("{name}_bucket{{{labels},le=\"+Inf\"}} {}", durations.count));
-            page.line(format_args!("{name}_sum{{{labels}}} {}", durations.sum));
-            page.line(format_args!("{name}_count{{{labels}}} {}", durations.count));
+            durations.write(page, name, &labels);
         }
         let name = "apiserver_current_inflight_requests";
         page.head(name, "gauge", "Requests being answered.");
@@ -198,21 +153,6 @@ impl Metrics {
             page.line(format_args!("{name}{{request_kind=\"{kind}\"}} {}", gauge.load(Ordering::Relaxed)));
         }
     }
-}
-
-/// Memory, time and start of this process; nothing where the system does not tell.
-pub(crate) fn process(page: &mut Page) {
-    let Ok(stat) = std::fs::read_to_string("/proc/self/stat") else { return };
-    // The name of the command may hold spaces; the fields after it do not.
-    let fields: Vec<f64> =
-        stat.rsplit(')').next().unwrap_or_default().split(' ').map(|f| f.parse().unwrap_or(0.0)).collect();
-    let field = |number: usize| fields.get(number - 2).copied().unwrap_or_default();
-    let (ticks, page_size) = (100.0, 4096.0);
-    page.head("process_cpu_seconds_total", "counter", "CPU time of the process.");
-    page.line(format_args!("process_cpu_seconds_total {}", (field(14) + field(15)) / ticks));
-    page.gauge("process_resident_memory_bytes", "Memory of the process.", field(24) * page_size);
-    let open = std::fs::read_dir("/proc/self/fd").map_or(0, |dir| dir.count());
-    page.gauge("process_open_fds", "Open files of the process.", open);
 }
 
 #[cfg(test)]

@@ -6,19 +6,14 @@ use std::{
     sync::Arc,
 };
 
-use futures::{StreamExt, stream::BoxStream};
 use k8s_openapi::api::{core::v1 as core, discovery::v1::EndpointSlice};
-use kube::{
-    Api, Client,
-    runtime::{
-        WatchStreamExt,
-        watcher::{self, Event, watcher},
-    },
-};
+use kube::Client;
 use skiff_services::{
     model::{Service, ServiceKey, Slice},
     snapshot::Snapshot,
 };
+
+use crate::watch::{Config, Event, Watch};
 
 /// One event of either watch.
 #[derive(Clone, Debug)]
@@ -44,26 +39,22 @@ impl Touched {
 }
 
 /// The two watches. They repair themselves for ever; what the snapshot holds meanwhile is what was seen last.
-pub struct Feed(BoxStream<'static, Result<Change, watcher::Error>>);
+pub struct Feed {
+    services: Watch<core::Service>,
+    slices: Watch<EndpointSlice>,
+}
 
 impl Feed {
     /// The configurations select which objects are looked at.
-    pub fn open(client: &Client, services: watcher::Config, slices: watcher::Config) -> Self {
-        let services = watcher(Api::all(client.clone()), services).default_backoff();
-        let slices = watcher(Api::all(client.clone()), slices).default_backoff();
-        let services = services.map(|event| event.map(Change::Service)).boxed();
-        let slices = slices.map(|event| event.map(Change::Slice)).boxed();
-        Feed(futures::stream::select(services, slices).boxed())
+    pub fn open(client: &Client, services: Config, slices: Config) -> Self {
+        Feed { services: Watch::all(client, services), slices: Watch::all(client, slices) }
     }
 
     /// The next change. Nothing is lost when the caller stops waiting.
     pub async fn next(&mut self) -> Change {
-        loop {
-            match self.0.next().await {
-                Some(Ok(change)) => return change,
-                Some(Err(error)) => tracing::warn!(%error, "watch of Services and slices failed; trying again"),
-                None => futures::future::pending().await,
-            }
+        tokio::select! {
+            event = self.services.next() => Change::Service(event),
+            event = self.slices.next() => Change::Slice(event),
         }
     }
 }

@@ -6,4 +6,6 @@ pub mod events;
 pub mod feed;
 pub mod in_process;
 pub mod life;
+pub mod probes;
 pub mod reconcile;
+pub mod watch;

@@ -2,19 +2,12 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use futures::{StreamExt, stream::BoxStream};
 use k8s_openapi::api::core::v1 as core;
-use kube::{
-    Api, Client, Resource, ResourceExt,
-    runtime::{
-        WatchStreamExt,
-        watcher::{self, Event, watcher},
-    },
-};
-use serde::de::DeserializeOwned;
+use kube::{Client, ResourceExt};
 use skiff_client::{
     feed::{self, Change, Feed},
     life::Ready,
+    watch::{Config, Event, Watch},
 };
 use tokio::time::{sleep, timeout};
 
@@ -26,8 +19,6 @@ use crate::{
 /// How often the API is asked whether it is there.
 const LOOK: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(5);
-
-type Events<K> = BoxStream<'static, Result<Event<K>, watcher::Error>>;
 
 /// Which pods are watched.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,42 +39,35 @@ enum Seen {
 
 struct Watches {
     feed: Feed,
-    namespaces: Events<core::Namespace>,
-    pods: Events<core::Pod>,
-}
-
-fn open<K>(client: &Client, config: watcher::Config) -> Events<K>
-where
-    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Send + 'static,
-{
-    watcher(Api::all(client.clone()), config).default_backoff().boxed()
+    namespaces: Watch<core::Namespace>,
+    pods: Option<Watch<core::Pod>>,
 }
 
 impl Watches {
     fn open(client: &Client, scope: &PodScope) -> Self {
         let pods = match scope {
-            PodScope::None => futures::stream::pending().boxed(),
-            PodScope::All => open(client, watcher::Config::default()),
-            PodScope::Node(name) => open(client, watcher::Config::default().fields(&format!("spec.nodeName={name}"))),
+            PodScope::None => None,
+            PodScope::All => Some(Config::default()),
+            PodScope::Node(name) => Some(Config::default().fields(&format!("spec.nodeName={name}"))),
         };
-        let feed = Feed::open(client, Default::default(), Default::default());
-        Watches { feed, namespaces: open(client, Default::default()), pods }
+        Watches {
+            feed: Feed::open(client, Config::default(), Config::default()),
+            namespaces: Watch::all(client, Config::default()),
+            pods: pods.map(|which| Watch::all(client, which)),
+        }
     }
 
     async fn next(&mut self) -> Seen {
-        loop {
-            let error = tokio::select! {
-                change = self.feed.next() => return Seen::Change(change),
-                Some(event) = self.namespaces.next() => match event {
-                    Ok(event) => return Seen::Namespace(event),
-                    Err(error) => error,
-                },
-                Some(event) = self.pods.next() => match event {
-                    Ok(event) => return Seen::Pod(event),
-                    Err(error) => error,
-                },
-            };
-            tracing::warn!(%error, "a watch failed; trying again");
+        let pods = async {
+            match &mut self.pods {
+                Some(pods) => pods.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            change = self.feed.next() => Seen::Change(change),
+            event = self.namespaces.next() => Seen::Namespace(event),
+            event = pods => Seen::Pod(event),
         }
     }
 }

@@ -2,10 +2,11 @@
 //! work here.
 
 use std::{
-    fmt::Write,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
+
+use skiff_metrics::{Histogram, Page};
 
 use crate::wire::{Rcode, rtype};
 
@@ -26,7 +27,17 @@ const TYPES: [(u16, &str); 12] = [
 ];
 const RCODES: usize = Rcode::ALL.len();
 /// CoreDNS's: from 0.25 ms on, each twice the one before.
-const BUCKETS: usize = 16;
+const BUCKETS: [f64; 16] = buckets();
+
+const fn buckets() -> [f64; 16] {
+    let mut bounds = [0.000_25; 16];
+    let mut i = 1;
+    while i < 16 {
+        bounds[i] = bounds[i - 1] * 2.0;
+        i += 1;
+    }
+    bounds
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Transport {
@@ -56,61 +67,29 @@ impl Tally {
     }
 }
 
-#[derive(Debug, Default)]
-pub struct Histogram {
-    counts: [AtomicU64; BUCKETS],
-    count: AtomicU64,
-    nanoseconds: AtomicU64,
+/// How long something took.
+#[derive(Debug)]
+pub(crate) struct Took(Histogram);
+
+impl Default for Took {
+    fn default() -> Self {
+        Took(Histogram::new(&BUCKETS))
+    }
 }
 
-impl Histogram {
+impl Took {
     pub(crate) fn observe(&self, took: Duration, times: u64) {
-        let mut bound = Duration::from_micros(250);
-        for count in &self.counts {
-            if took <= bound {
-                count.fetch_add(times, Relaxed);
-                break;
-            }
-            bound *= 2;
-        }
-        self.count.fetch_add(times, Relaxed);
-        self.nanoseconds.fetch_add((took.as_nanos() as u64).saturating_mul(times), Relaxed);
+        self.0.observe_all(took, times);
     }
-
-    fn render(&self, out: &mut String, name: &str, labels: &str) {
-        let (mut below, mut bound) = (0, 0.000_25);
-        for count in &self.counts {
-            below += count.load(Relaxed);
-            line(out, &format!("{name}_bucket"), &joined(labels, &format!("le=\"{bound}\"")), below as f64);
-            bound *= 2.0;
-        }
-        let count = self.count.load(Relaxed) as f64;
-        line(out, &format!("{name}_bucket"), &joined(labels, "le=\"+Inf\""), count);
-        line(out, &format!("{name}_sum"), labels, self.nanoseconds.load(Relaxed) as f64 / 1e9);
-        line(out, &format!("{name}_count"), labels, count);
-    }
-}
-
-fn joined(labels: &str, more: &str) -> String {
-    if labels.is_empty() { more.into() } else { format!("{labels},{more}") }
-}
-
-fn line(out: &mut String, name: &str, labels: &str, value: f64) {
-    let braces = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
-    let _ = writeln!(out, "{name}{braces} {value}");
-}
-
-fn header(out: &mut String, name: &str, kind: &str, help: &str) {
-    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
 #[derive(Debug, Default)]
 pub struct Metrics {
     requests: [[AtomicU64; TYPES.len()]; 4],
     responses: [AtomicU64; RCODES],
-    duration: Histogram,
+    duration: Took,
     rejected: AtomicU64,
-    pub(crate) forward: Histogram,
+    pub(crate) forward: Took,
     pub(crate) forward_failures: AtomicU64,
     pub(crate) cache_hits: AtomicU64,
     pub(crate) cache_misses: AtomicU64,
@@ -160,15 +139,15 @@ impl Metrics {
     }
 
     pub fn render(&self) -> String {
-        let mut out = String::new();
-        self.render_questions(&mut out);
-        let one = |out: &mut String, name: &str, kind: &str, help: &str, value: &AtomicU64| {
-            header(out, name, kind, help);
-            line(out, name, "", value.load(Relaxed) as f64);
+        let mut page = Page::default();
+        self.render_questions(&mut page);
+        let one = |page: &mut Page, name: &str, kind: &str, help: &str, value: &AtomicU64| {
+            page.head(name, kind, help);
+            page.value(name, "", value.load(Relaxed));
         };
         let name = "coredns_proxy_request_duration_seconds";
-        header(&mut out, name, "histogram", "How long upstreams took to answer.");
-        self.forward.render(&mut out, name, "proxy_name=\"forward\"");
+        page.head(name, "histogram", "How long upstreams took to answer.");
+        self.forward.0.write(&mut page, name, "proxy_name=\"forward\"");
         for (name, help, value) in [
             ("coredns_cache_hits_total", "Foreign names answered from the cache.", &self.cache_hits),
             ("coredns_cache_misses_total", "Foreign names that had to be asked for.", &self.cache_misses),
@@ -177,7 +156,7 @@ impl Metrics {
             ("coredns_forward_max_concurrent_rejects_total", "Questions refused: too many waited.", &self.rejected),
             ("skiff_dns_forward_failures_total", "Foreign names that no upstream answered.", &self.forward_failures),
         ] {
-            one(&mut out, name, "counter", help, value);
+            one(&mut page, name, "counter", help, value);
         }
         for (name, help, value) in [
             ("coredns_cache_entries", "Foreign answers in the cache.", &self.cache_entries),
@@ -185,36 +164,36 @@ impl Metrics {
             ("skiff_dns_zone_serial", "The zone's serial.", &self.serial),
             ("skiff_dns_services", "Services in the zone.", &self.services),
         ] {
-            one(&mut out, name, "gauge", help, value);
+            one(&mut page, name, "gauge", help, value);
         }
         if let Some(age) = self.zone_age() {
-            header(&mut out, "skiff_dns_zone_age_seconds", "gauge", "Since the API was last heard of.");
-            line(&mut out, "skiff_dns_zone_age_seconds", "", age.as_secs_f64().floor());
+            page.head("skiff_dns_zone_age_seconds", "gauge", "Since the API was last heard of.");
+            page.value("skiff_dns_zone_age_seconds", "", age.as_secs());
         }
-        header(&mut out, "coredns_build_info", "gauge", "The version of this server.");
-        line(&mut out, "coredns_build_info", concat!("version=\"skiff-", env!("CARGO_PKG_VERSION"), "\""), 1.0);
-        out
+        page.head("coredns_build_info", "gauge", "The version of this server.");
+        page.value("coredns_build_info", concat!("version=\"skiff-", env!("CARGO_PKG_VERSION"), "\""), 1);
+        page.text()
     }
 
-    fn render_questions(&self, out: &mut String) {
+    fn render_questions(&self, page: &mut Page) {
         let name = "coredns_dns_requests_total";
-        header(out, name, "counter", "Questions, by how they came and what they asked for.");
+        page.head(name, "counter", "Questions, by how they came and what they asked for.");
         for ((proto, family), counts) in PLACES.iter().zip(&self.requests) {
             for ((_, rtype), count) in TYPES.iter().zip(counts).filter(|(_, n)| n.load(Relaxed) > 0) {
                 let labels =
                     format!("server=\"dns://:53\",zone=\".\",proto=\"{proto}\",family=\"{family}\",type=\"{rtype}\"");
-                line(out, name, &labels, count.load(Relaxed) as f64);
+                page.value(name, &labels, count.load(Relaxed));
             }
         }
         let name = "coredns_dns_responses_total";
-        header(out, name, "counter", "Answers, by their code.");
+        page.head(name, "counter", "Answers, by their code.");
         for (rcode, count) in Rcode::ALL.iter().zip(&self.responses) {
             let labels = format!("server=\"dns://:53\",zone=\".\",rcode=\"{}\"", rcode.text());
-            line(out, name, &labels, count.load(Relaxed) as f64);
+            page.value(name, &labels, count.load(Relaxed));
         }
         let name = "coredns_dns_request_duration_seconds";
-        header(out, name, "histogram", "How long answers took.");
-        self.duration.render(out, name, "server=\"dns://:53\",zone=\".\"");
+        page.head(name, "histogram", "How long answers took.");
+        self.duration.0.write(page, name, "server=\"dns://:53\",zone=\".\"");
     }
 }
 

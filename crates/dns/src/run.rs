@@ -119,11 +119,10 @@ pub async fn run(config: Config, client: Client, ready: Ready, stop: Stop) -> Re
         let server = server.clone();
         tasks.spawn(async move { server.serve_tcp(tcp).await.map_err(Error::Socket) });
     }
+    let mut probes = vec![];
     for address in config.probes.0.iter().copied() {
-        let server = server.clone();
-        tasks.spawn(
-            async move { http::serve(address, server).await.map_err(|source| Error::Probes { address, source }) },
-        );
+        let served = http::serve(address, server.clone()).await;
+        probes.push(served.map_err(|source| Error::Probes { address, source })?);
     }
     tokio::select! {
         () = stop.cancelled() => Ok(()),

@@ -8,22 +8,16 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Request, Response, StatusCode};
-use http_body_util::Full;
-use hyper::{
-    body::{Bytes, Incoming},
-    service::service_fn,
-};
-use hyper_util::rt::TokioIo;
+use http::StatusCode;
+use skiff_client::probes::{Answer, Server, answer, serve};
 use skiff_services::model::ServiceKey;
-use tokio::{net::TcpListener, sync::Semaphore, task::AbortHandle, time::timeout};
 
 use crate::metrics::Metrics;
 
 /// A sync that waits longer than this means that the proxy does not work.
 const OVERDUE: Duration = Duration::from_secs(120);
-const CONNECTIONS: usize = 64;
-const CONNECTION_LIFE: Duration = Duration::from_secs(30);
+/// At once, on each address.
+pub const CONNECTIONS: usize = 64;
 
 /// What the loop tells and the servers answer from.
 #[derive(Debug, Default)]
@@ -60,19 +54,6 @@ impl Shared {
         // A panic elsewhere does not make these figures wrong.
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
-}
-
-type Answer = Response<Full<Bytes>>;
-
-fn answer(code: StatusCode, kind: &str, body: String) -> Answer {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
-    *response.status_mut() = code;
-    let headers = response.headers_mut();
-    if let Ok(kind) = kind.parse() {
-        headers.insert("content-type", kind);
-    }
-    headers.insert("x-content-type-options", http::HeaderValue::from_static("nosniff"));
-    response
 }
 
 fn code(ok: bool) -> StatusCode {
@@ -128,43 +109,6 @@ pub fn about_service(shared: &Shared, port: u16) -> Answer {
     response
 }
 
-/// Answers until it is dropped.
-#[derive(Debug)]
-pub struct Server(AbortHandle);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-pub async fn serve(at: SocketAddr, ask: impl Fn(&str) -> Answer + Clone + Send + 'static) -> io::Result<Server> {
-    let listener = TcpListener::bind(at).await?;
-    let task = tokio::spawn(async move {
-        let room = Arc::new(Semaphore::new(CONNECTIONS));
-        while let Ok(permit) = room.clone().acquire_owned().await {
-            let Ok((stream, _)) = listener.accept().await else {
-                // Out of file descriptors, most likely: others need a moment to close theirs.
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                continue;
-            };
-            let ask = ask.clone();
-            tokio::spawn(async move {
-                let service = service_fn(move |request: Request<Incoming>| {
-                    let response = ask(request.uri().path());
-                    async move { Ok::<_, std::convert::Infallible>(response) }
-                });
-                let connection =
-                    hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
-                // A client that breaks off or dawdles is its own affair.
-                let _ = timeout(CONNECTION_LIFE, connection).await;
-                drop(permit);
-            });
-        }
-    });
-    Ok(Server(task.abort_handle()))
-}
-
 /// The listeners of all healthCheckNodePorts.
 #[derive(Debug, Default)]
 pub struct NodePortServers {
@@ -186,7 +130,7 @@ impl NodePortServers {
                 continue;
             }
             let shared = shared.clone();
-            match serve(at, move |_| about_service(&shared, at.port())).await {
+            match serve(at, CONNECTIONS, move |_| about_service(&shared, at.port())).await {
                 Ok(server) => {
                     self.refused.remove(&at);
                     self.open.insert(at, server);

@@ -1,9 +1,7 @@
 //! What kube-proxy's dashboards read: the same names, labels, texts and buckets. Both families are synced by one
 //! transaction, so both values of `ip_family` carry the same figures.
 
-mod process;
-
-use std::{fmt::Write, time::Duration};
+use skiff_metrics::{Histogram, Page, process};
 
 const FAMILIES: [&str; 2] = ["IPv4", "IPv6"];
 
@@ -29,31 +27,7 @@ const fn programming_buckets() -> [f64; 80] {
     bounds
 }
 
-#[derive(Clone, Debug)]
-pub struct Histogram {
-    bounds: &'static [f64],
-    /// By bucket, each counted once.
-    counts: Vec<u64>,
-    count: u64,
-    sum: f64,
-}
-
-impl Histogram {
-    fn new(bounds: &'static [f64]) -> Self {
-        Histogram { bounds, counts: vec![0; bounds.len()], count: 0, sum: 0.0 }
-    }
-
-    pub fn observe(&mut self, took: Duration) {
-        let seconds = took.as_secs_f64();
-        self.count += 1;
-        self.sum += seconds;
-        if let Some(count) = self.bounds.iter().position(|b| seconds <= *b).and_then(|i| self.counts.get_mut(i)) {
-            *count += 1;
-        }
-    }
-}
-
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Metrics {
     pub sync: Histogram,
     pub sync_full: Histogram,
@@ -115,20 +89,21 @@ type Number = (&'static str, &'static str, &'static str, Label, f64);
 impl Metrics {
     /// The text format of Prometheus.
     pub fn render(&self) -> String {
-        let mut out = String::new();
-        for (name, help, h) in self.histograms() {
-            histogram(&mut out, name, help, h);
+        let mut page = Page::default();
+        for (name, help, histogram) in self.histograms() {
+            page.head(name, "histogram", help);
+            FAMILIES.iter().for_each(|f| histogram.write(&mut page, name, &family(f)));
         }
         for (name, kind, help, label, value) in self.numbers() {
-            header(&mut out, name, kind, help);
+            page.head(name, kind, help);
             match label {
-                Label::None => line(&mut out, name, "", value),
-                Label::Family => FAMILIES.iter().for_each(|f| line(&mut out, name, &family(f), value)),
+                Label::None => page.value(name, "", value),
+                Label::Family => FAMILIES.iter().for_each(|f| page.value(name, &family(f), value)),
             }
         }
-        self.labelled(&mut out);
-        process::render(&mut out);
-        out
+        self.labelled(&mut page);
+        process(&mut page);
+        page.text()
     }
 
     fn histograms(&self) -> [(&'static str, &'static str, &Histogram); 5] {
@@ -174,22 +149,22 @@ impl Metrics {
         ]
     }
 
-    fn labelled(&self, out: &mut String) {
+    fn labelled(&self, page: &mut Page) {
         let name = "kubeproxy_sync_proxy_rules_no_local_endpoints_total";
-        header(out, name, "gauge", "Number of services with a Local traffic policy and no endpoints");
+        page.head(name, "gauge", "Number of services with a Local traffic policy and no endpoints");
         for (policy, n) in [("internal", self.no_local_internal), ("external", self.no_local_external)] {
             for ip_family in FAMILIES {
                 let labels = format!("{},traffic_policy=\"{policy}\"", family(ip_family));
-                line(out, name, &labels, n as f64);
+                page.value(name, &labels, n);
             }
         }
         for (name, help, counts) in [
             ("kubeproxy_proxy_healthz_total", "Cumulative proxy healthz HTTP status", self.healthz),
             ("kubeproxy_proxy_livez_total", "Cumulative proxy livez HTTP status", self.livez),
         ] {
-            header(out, name, "counter", help);
+            page.head(name, "counter", help);
             for (code, n) in ["200", "503"].iter().zip(counts) {
-                line(out, name, &format!("code=\"{code}\""), n as f64);
+                page.value(name, &format!("code=\"{code}\""), n);
             }
         }
     }
@@ -197,32 +172,6 @@ impl Metrics {
 
 fn family(name: &str) -> String {
     format!("ip_family=\"{name}\"")
-}
-
-fn header(out: &mut String, name: &str, kind: &str, help: &str) {
-    let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
-}
-
-fn line(out: &mut String, name: &str, labels: &str, value: f64) {
-    let _ = match labels {
-        "" => writeln!(out, "{name} {value}"),
-        labels => writeln!(out, "{name}{{{labels}}} {value}"),
-    };
-}
-
-fn histogram(out: &mut String, name: &str, help: &str, h: &Histogram) {
-    header(out, name, "histogram", help);
-    for ip_family in FAMILIES {
-        let label = family(ip_family);
-        let mut below = 0;
-        for (bound, count) in h.bounds.iter().zip(&h.counts) {
-            below += count;
-            line(out, &format!("{name}_bucket"), &format!("{label},le=\"{bound}\""), below as f64);
-        }
-        line(out, &format!("{name}_bucket"), &format!("{label},le=\"+Inf\""), h.count as f64);
-        line(out, &format!("{name}_sum"), &label, h.sum);
-        line(out, &format!("{name}_count"), &label, h.count as f64);
-    }
 }
 
 #[cfg(test)]
@@ -238,21 +187,6 @@ mod tests {
         for bound in [0.25, 0.5, 1.0, 59.0, 60.0, 65.0, 115.0, 120.0, 150.0, 300.0] {
             assert!(PROGRAMMING.contains(&bound), "{bound}");
         }
-    }
-
-    #[test]
-    fn a_histogram_counts_what_is_below() {
-        let mut metrics = Metrics::default();
-        for ms in [1, 3, 3, 60_000] {
-            metrics.sync.observe(Duration::from_millis(ms));
-        }
-        let text = metrics.render();
-        let bucket = |le: &str| {
-            let name = format!("kubeproxy_sync_proxy_rules_duration_seconds_bucket{{ip_family=\"IPv4\",le=\"{le}\"}} ");
-            text.lines().find_map(|l| l.strip_prefix(&name)).map(str::to_owned)
-        };
-        let counts = ["0.001", "0.002", "0.004", "16.384", "+Inf"].map(|le| bucket(le).unwrap());
-        assert_eq!(counts, ["1", "1", "3", "3", "4"]);
     }
 
     #[test]

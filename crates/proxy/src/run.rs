@@ -3,30 +3,24 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    fmt::Debug,
     io,
     net::{IpAddr, SocketAddr},
     time::{Duration, Instant},
 };
 
-use futures::{FutureExt, StreamExt, stream::BoxStream};
+use futures::FutureExt;
 use ipnet::IpNet;
 use k8s_openapi::api::{
     core::v1::{Node, ObjectReference},
     networking::v1::ServiceCIDR,
 };
-use kube::{
-    Api, Client, Resource,
-    runtime::{
-        WatchStreamExt,
-        watcher::{self, Event, watcher},
-    },
-};
-use serde::de::DeserializeOwned;
+use kube::Client;
 use skiff_client::{
     events::{Recorder, Severity},
     feed::Feed,
     life::{Ready, Stop},
+    probes::{Server, serve},
+    watch::{self, Watch},
 };
 use skiff_nft::{Kernel, Netlink, Ownership};
 use skiff_services::{
@@ -38,7 +32,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use crate::{
     addresses::Addresses,
     conntrack::{self, Cleanup, Conntrack},
-    health::{NodePortServers, Server, Shared, about_proxy, serve},
+    health::{CONNECTIONS, NodePortServers, Shared, about_proxy},
     observe::Observed,
     ruleset::{Networks, NodeView, PortPlan, Route, Ruleset, is_served},
     surroundings::Surroundings,
@@ -143,51 +137,27 @@ async fn listen(config: &Config, shared: &Shared) -> Result<Vec<Server>, Error> 
     let wanted: BTreeSet<SocketAddr> = config.healthz.into_iter().chain(config.metrics).collect();
     for at in wanted {
         let shared = shared.clone();
-        let server = serve(at, move |path| about_proxy(&shared, path)).await;
+        let server = serve(at, CONNECTIONS, move |path| about_proxy(&shared, path)).await;
         servers.push(server.map_err(|e| Error::Listen(at, e))?);
     }
     Ok(servers)
 }
 
-type Events<K> = BoxStream<'static, Result<Event<K>, watcher::Error>>;
-
 struct Watches {
     feed: Feed,
-    node: Events<Node>,
-    service_cidrs: Events<ServiceCIDR>,
+    node: Watch<Node>,
+    service_cidrs: Watch<ServiceCIDR>,
 }
 
 impl Watches {
     fn open(client: &Client, node: &str) -> Self {
-        let any = || watcher::Config::default().any_semantic();
+        let any = || watch::Config::default().any_semantic();
         let services = any().labels(&format!("!{LABEL_PROXY_NAME}"));
         let slices = any().labels(&format!("!{LABEL_HEADLESS},!{LABEL_PROXY_NAME}"));
         Watches {
             feed: Feed::open(client, services, slices),
-            node: follow(client, any().fields(&format!("metadata.name={node}"))),
-            service_cidrs: follow(client, any()),
-        }
-    }
-}
-
-fn follow<K>(client: &Client, config: watcher::Config) -> Events<K>
-where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
-{
-    watcher(Api::all(client.clone()), config).default_backoff().boxed()
-}
-
-/// The next event; a failed watch is told and goes on by itself. Not every cluster has ServiceCIDR objects.
-async fn next<K>(events: &mut Events<K>) -> Event<K> {
-    let kind = std::any::type_name::<K>().rsplit(':').next().unwrap_or_default();
-    loop {
-        match events.next().await {
-            Some(Ok(event)) => return event,
-            Some(Err(watcher::Error::InitialListFailed(kube::Error::Api(e)))) if e.code == 404 => {
-                tracing::debug!(kind, "this API server has no such objects");
-            }
-            Some(Err(e)) => tracing::warn!(kind, error = %e, "a watch failed; trying again"),
-            None => futures::future::pending().await,
+            node: Watch::all(client, any().fields(&format!("metadata.name={node}"))),
+            service_cidrs: Watch::all(client, any()),
         }
     }
 }
@@ -259,12 +229,12 @@ impl<K: Kernel> Proxy<K> {
                     self.observed.take(change);
                     true
                 }
-                event = next(&mut watches.node) => {
+                event = watches.node.next() => {
                     self.around.node(&event);
                     self.around_dirty = true;
                     true
                 }
-                event = next(&mut watches.service_cidrs) => {
+                event = watches.service_cidrs.next() => {
                     self.around.service_cidr(&event);
                     self.around_dirty = true;
                     true

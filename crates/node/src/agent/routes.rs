@@ -2,13 +2,11 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use futures::StreamExt;
 use k8s_openapi::api::core::v1::Node;
-use kube::{
-    Api,
-    runtime::{WatchStreamExt, watcher},
+use skiff_client::{
+    life::Stop,
+    watch::{Config, Event, Watch},
 };
-use skiff_client::life::Stop;
 use tracing::warn;
 
 use crate::{
@@ -17,8 +15,7 @@ use crate::{
 };
 
 pub(super) async fn run(ctx: Arc<Context>, stop: Stop) {
-    let mut events =
-        watcher(Api::<Node>::all(ctx.client.clone()), watcher::Config::default()).default_backoff().boxed();
+    let mut events = Watch::<Node>::all(&ctx.client, Config::default());
     let mut nodes: BTreeMap<String, Node> = BTreeMap::new();
     let mut fresh: BTreeMap<String, Node> = BTreeMap::new();
     let mut have = Routes::new();
@@ -29,13 +26,11 @@ pub(super) async fn run(ctx: Arc<Context>, stop: Stop) {
         };
         let name = |node: &Node| node.metadata.name.clone().unwrap_or_default();
         match event {
-            Some(Ok(watcher::Event::Init)) => fresh.clear(),
-            Some(Ok(watcher::Event::InitApply(node))) => drop(fresh.insert(name(&node), node)),
-            Some(Ok(watcher::Event::InitDone)) => nodes = std::mem::take(&mut fresh),
-            Some(Ok(watcher::Event::Apply(node))) => drop(nodes.insert(name(&node), node)),
-            Some(Ok(watcher::Event::Delete(node))) => drop(nodes.remove(&name(&node))),
-            Some(Err(e)) => warn!("the watch of nodes failed, trying again: {e}"),
-            None => return,
+            Event::Init => fresh.clear(),
+            Event::InitApply(node) => drop(fresh.insert(name(&node), node)),
+            Event::InitDone => nodes = std::mem::take(&mut fresh),
+            Event::Apply(node) => drop(nodes.insert(name(&node), node)),
+            Event::Delete(node) => drop(nodes.remove(&name(&node))),
         }
         // While a list is being read the old picture stands.
         let want = plan(nodes.values(), &ctx.config.node_name);

@@ -6,28 +6,19 @@ use std::{
     net::IpAddr,
 };
 
-use futures::{StreamExt, stream::BoxStream};
 use k8s_openapi::api::{
     core::v1::{Node, Service},
     discovery::v1::EndpointSlice,
 };
-use kube::{
-    Api, Client, Resource, ResourceExt,
-    runtime::{
-        WatchStreamExt,
-        watcher::{self, Event, watcher},
-    },
-};
+use kube::{Client, ResourceExt};
+use skiff_client::watch::{Config, Event, Watch};
 use skiff_services::model::{LABEL_SERVICE_NAME, Slice, TrafficPolicy};
-use tracing::debug;
 
 use super::choose::{Balancer, Cluster};
 
 const EXCLUDED: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
 /// The class by which a Service asks for the cluster's own balancer.
 const CLASS: &str = "skiff/pool";
-
-type Events<K> = BoxStream<'static, Result<Event<K>, watcher::Error>>;
 
 #[expect(clippy::large_enum_variant, reason = "one at a time, and straight into the view")]
 pub(super) enum Seen {
@@ -37,52 +28,35 @@ pub(super) enum Seen {
 }
 
 pub(super) struct Watches {
-    services: Events<Service>,
-    nodes: Events<Node>,
-    slices: Option<Events<EndpointSlice>>,
-}
-
-fn events<K>(client: &Client, which: watcher::Config) -> Events<K>
-where
-    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
-{
-    watcher(Api::all(client.clone()), which).default_backoff().boxed()
-}
-
-async fn next<K>(events: &mut Events<K>) -> Event<K> {
-    loop {
-        match events.next().await {
-            Some(Ok(event)) => return event,
-            Some(Err(error)) => debug!("watch interrupted, trying again: {error}"),
-            None => std::future::pending().await,
-        }
-    }
+    services: Watch<Service>,
+    nodes: Watch<Node>,
+    slices: Option<Watch<EndpointSlice>>,
 }
 
 impl Watches {
     pub(super) fn open(client: &Client) -> Self {
-        let balancers = watcher::Config::default().fields("spec.type=LoadBalancer");
-        Watches { services: events(client, balancers), nodes: events(client, watcher::Config::default()), slices: None }
+        let balancers = Config::default().fields("spec.type=LoadBalancer");
+        Watches { services: Watch::all(client, balancers), nodes: Watch::all(client, Config::default()), slices: None }
     }
 
     /// Nothing is lost when the caller stops waiting.
     pub(super) async fn next(&mut self) -> Seen {
         let slices = async {
             match &mut self.slices {
-                Some(slices) => next(slices).await,
+                Some(slices) => slices.next().await,
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
-            event = next(&mut self.services) => Seen::Service(event),
-            event = next(&mut self.nodes) => Seen::Node(event),
+            event = self.services.next() => Seen::Service(event),
+            event = self.nodes.next() => Seen::Node(event),
             event = slices => Seen::Slice(event),
         }
     }
 
     pub(super) fn follow_slices(&mut self, client: &Client, needed: bool) {
         match (needed, &self.slices) {
-            (true, None) => self.slices = Some(events(client, watcher::Config::default())),
+            (true, None) => self.slices = Some(Watch::all(client, Config::default())),
             (false, Some(_)) => self.slices = None,
             _ => {}
         }

@@ -1,9 +1,8 @@
-//! What Prometheus clients tell of their own process (proc(5)). Where the proxy runs inside the cluster's one process, it
-//! is that process.
+//! What Prometheus clients tell of their own process (proc(5)). Where several components share one process, it is that one.
 
 use std::fs;
 
-use super::{header, line};
+use crate::Page;
 
 /// The unit of times in /proc, the same on every kernel that we run on.
 const TICKS_PER_SECOND: f64 = 100.0;
@@ -13,7 +12,7 @@ const SYSTEM_TIME: usize = 12;
 const START_TIME: usize = 19;
 
 /// What cannot be read is left out.
-pub(super) fn render(out: &mut String) {
+pub fn process(page: &mut Page) {
     let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let booted = fs::read_to_string("/proc/stat").ok().and_then(|t| number_behind(&t, "btime "));
@@ -31,8 +30,8 @@ pub(super) fn render(out: &mut String) {
     ];
     for (name, kind, help, value) in all {
         if let Some(value) = value {
-            header(out, name, kind, help);
-            line(out, name, "", value);
+            page.head(name, kind, help);
+            page.value(name, "", value);
         }
     }
 }
@@ -44,4 +43,22 @@ fn field_of(stat: &str, field: usize) -> Option<f64> {
 fn number_behind(text: &str, name: &str) -> Option<f64> {
     let line = text.lines().find_map(|l| l.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_process_has_all_figures() {
+        let mut page = Page::default();
+        process(&mut page);
+        let text = page.text();
+        let value = |name: &str| number_behind(&text, &format!("{name} ")).unwrap();
+        assert!(value("process_resident_memory_bytes") > 100_000.0);
+        assert!(value("process_start_time_seconds") > 1e9);
+        assert!(value("process_open_fds") >= 3.0);
+        assert!(value("process_cpu_seconds_total") < 3600.0);
+        assert_eq!(field_of("7 (a) b) S 1 2", 1), Some(1.0));
+    }
 }
