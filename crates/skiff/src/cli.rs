@@ -73,6 +73,10 @@ pub(crate) enum Command {
         #[arg(long, requires = "node")]
         address: Option<IpAddr>,
     },
+    /// Save a cluster's objects and keys to a file, while it runs or not
+    Backup(BackUp),
+    /// Make a cluster of a saved one, or replace a stopped cluster's objects and keys
+    Restore(Restore),
     /// Load, list and remove the cluster's images
     #[command(subcommand)]
     Image(Image),
@@ -163,6 +167,26 @@ pub(crate) struct Down {
     /// Delete the cluster's objects, images and volumes too
     #[arg(long)]
     pub(crate) delete: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct BackUp {
+    #[command(flatten)]
+    pub(crate) which: Which,
+    /// The file to make (mode 0600: it holds the cluster's keys); `-` writes to standard output
+    pub(crate) file: PathBuf,
+}
+
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Restore {
+    /// The restored cluster's name [default: the saved one's]
+    #[arg(long, short = 'c')]
+    pub(crate) name: Option<String>,
+    /// Replace the objects and keys of the cluster of that name
+    #[arg(long)]
+    pub(crate) force: bool,
+    /// What `skiff backup` made; `-` reads standard input
+    pub(crate) file: PathBuf,
 }
 
 #[derive(Args, Clone, Debug)]

@@ -452,3 +452,45 @@ fn without_root_the_way_to_it_is_named() {
         assert!(said(&output).contains("sudo skiff up"), "{}", said(&output));
     }
 }
+
+/// Saved while it runs, gone, and back: the same objects, the same keys, a history that goes on above.
+#[test]
+fn saved_and_restored() {
+    let Some(cluster) = alone("saved") else { return };
+    cluster.start(&[]);
+    let ip = web(&cluster);
+    let kubectl = cluster.kubectl(common::Kubectl::BuiltIn);
+    let before = kubectl.jsonpath(&["svc", "web"], "{.metadata.resourceVersion}");
+    let kubeconfig = std::fs::read(cluster.kubeconfig()).expect("a kubeconfig");
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("saved.tar");
+    let path = file.to_str().expect("text");
+    cluster.skiff_ok(&["backup", path]);
+    let mode = std::os::unix::fs::PermissionsExt::mode(&file.metadata().expect("a file").permissions());
+    assert_eq!(mode & 0o777, 0o600);
+    kubectl.ok(&["create", "configmap", "later"]);
+
+    let refused = |args: &[&str], why: &str| {
+        let output = cluster.skiff(args);
+        assert!(!output.status.success() && text(&output.stderr).contains(why), "{}", text(&output.stderr));
+    };
+    refused(&["restore", path, "--force"], "is running; stop it first");
+    cluster.skiff_ok(&["down"]);
+    refused(&["restore", path], "--force");
+    refused(&["restore", common::SKIFF], "this is no backup of a cluster");
+    cluster.skiff_ok(&["down", "--delete"]);
+    cluster.skiff_ok(&["restore", path]);
+    cluster.load_busybox();
+    cluster.start(&[]);
+
+    assert_eq!(kubectl.cluster_ip("web"), ip);
+    assert_eq!(kubectl.jsonpath(&["svc", "web"], "{.metadata.resourceVersion}"), before);
+    assert!(kubectl.fails(&["get", "configmap", "later"]).contains("not found"));
+    cluster.settled("web", 2);
+    cluster.answers(None, &ip);
+    std::fs::write(cluster.kubeconfig(), kubeconfig).expect("written");
+    kubectl.ok(&["create", "configmap", "newer"]);
+    let after = kubectl.jsonpath(&["configmap", "newer"], "{.metadata.resourceVersion}");
+    let number = |text: &str| text.parse::<u64>().expect("a number");
+    assert!(number(&after) > number(&before) + 1_000_000_000, "{after} after {before}");
+}

@@ -5,8 +5,9 @@
 //! durable.
 //!
 //! [`embedded::Embedded`] keeps its state in memory and its log on disk, [`memory::Memory`] is the same without the disk,
-//! [`faulty`] makes either of them fail on purpose.
+//! [`faulty`] makes either of them fail on purpose. [`backup`] copies the first.
 
+pub mod backup;
 pub mod embedded;
 pub mod faulty;
 pub mod memory;

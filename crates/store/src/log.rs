@@ -38,8 +38,8 @@ pub(crate) struct Log {
 }
 
 /// What the directory holds, by number.
-#[derive(Default)]
-struct Found {
+#[derive(Default, PartialEq)]
+pub(crate) struct Found {
     segments: BTreeMap<u64, PathBuf>,
     snapshots: BTreeMap<u64, PathBuf>,
     leftovers: Vec<PathBuf>,
@@ -63,15 +63,9 @@ impl Log {
         create_dir(dir)?;
         let lock = lock(dir)?;
         let found = Found::read(dir)?;
-        let (covered, mut state) = restore(&found, keep)?;
-        let mut since_snapshot = 0;
-        let mut last = None;
-        for (&number, path) in found.segments.range(covered + 1..) {
-            let newest = found.segments.keys().next_back() == Some(&number);
-            in_sequence(dir, last.map_or(covered, |(number, _)| number), number)?;
-            let length = replay(path, &mut state, newest)?;
-            last = Some((number, length));
-            since_snapshot += length;
+        let Replayed { state, covered, last, torn, bytes: since_snapshot } = replay_all(dir, &found, keep)?;
+        if let (Some(path), Some((_, length))) = (torn, last) {
+            cut_torn(path, length)?;
         }
         found.remove_covered(covered);
         let (number, length) = last.unwrap_or((covered + 1, 0));
@@ -157,7 +151,7 @@ fn record(event: &Event) -> Option<Record> {
 }
 
 /// The directory and those above it, durable: a log is worth nothing in a directory that a power cut takes away.
-fn create_dir(dir: &Path) -> Result<()> {
+pub(crate) fn create_dir(dir: &Path) -> Result<()> {
     let missing: Vec<&Path> = dir.ancestors().take_while(|dir| !dir.as_os_str().is_empty() && !dir.exists()).collect();
     fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed("create", dir))?;
     let parents = missing.into_iter().filter_map(Path::parent);
@@ -196,7 +190,11 @@ fn locked_by(dir: &Path, lock: &Path) -> Error {
 }
 
 impl Found {
-    fn read(dir: &Path) -> Result<Self> {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.segments.is_empty() && self.snapshots.is_empty()
+    }
+
+    pub(crate) fn read(dir: &Path) -> Result<Self> {
         let mut found = Found::default();
         for entry in fs::read_dir(dir).map_err(failed("read", dir))? {
             let path = entry.map_err(failed("read", dir))?.path();
@@ -242,28 +240,56 @@ fn in_sequence(dir: &Path, last: u64, number: u64) -> Result<()> {
     Err(Error::Io { reason, fatal: true })
 }
 
-/// Applies a segment to the state and cuts off a torn end; the length that is good.
-fn replay(path: &Path, state: &mut State, newest: bool) -> Result<u64> {
+/// The state in a directory's files, and what of them it is made of.
+pub(crate) struct Replayed<'a> {
+    pub(crate) state: State,
+    /// The last segment that the snapshot covers.
+    covered: u64,
+    /// The newest segment and its good length.
+    last: Option<(u64, u64)>,
+    /// The newest segment, where it does not end with its good length.
+    torn: Option<&'a Path>,
+    /// The good length of all segments behind the snapshot.
+    bytes: u64,
+}
+
+/// Changes nothing.
+pub(crate) fn replay_all<'a>(dir: &Path, found: &'a Found, keep: Keep) -> Result<Replayed<'a>> {
+    let (covered, state) = restore(found, keep)?;
+    let mut all = Replayed { state, covered, last: None, torn: None, bytes: 0 };
+    for (&number, path) in found.segments.range(covered + 1..) {
+        let newest = found.segments.keys().next_back() == Some(&number);
+        in_sequence(dir, all.last.map_or(covered, |(number, _)| number), number)?;
+        let (good, whole) = replay(path, &mut all.state, newest)?;
+        all.torn = (!whole).then_some(path);
+        all.last = Some((number, good));
+        all.bytes += good;
+    }
+    Ok(all)
+}
+
+/// Applies a segment to the state; the length that is good, and whether that is all of it.
+fn replay(path: &Path, state: &mut State, newest: bool) -> Result<(u64, bool)> {
     let bytes = fs::read(path).map_err(failed("read", path))?;
     let (records, bad) = frame::decode(&bytes);
     let good = match bad {
         None => bytes.len(),
-        Some(Bad::Torn { at }) if newest => cut_torn(path, bytes.len(), at)?,
+        Some(Bad::Torn { at }) if newest => at,
         Some(Bad::Torn { at } | Bad::Damaged { at }) => return Err(damaged(path, at)),
     };
     for record in records {
         let event = event(record, state).ok_or_else(|| damaged(path, good))?;
         state.apply(event);
     }
-    Ok(good as u64)
+    Ok((good as u64, bad.is_none()))
 }
 
-fn cut_torn(path: &Path, length: usize, at: usize) -> Result<usize> {
-    let lost = length - at;
-    tracing::warn!("{}: {lost} bytes of an unfinished, never acknowledged write are cut off at {at}", path.display());
+fn cut_torn(path: &Path, good: u64) -> Result<()> {
     let file = reopen(path)?;
-    file.set_len(at as u64).and_then(|()| file.sync_all()).map_err(failed("truncate", path))?;
-    Ok(at)
+    let length = file.metadata().map_err(failed("read", path))?.len();
+    let lost = length.saturating_sub(good);
+    tracing::warn!("{}: {lost} bytes of an unfinished, never acknowledged write are cut off at {good}", path.display());
+    file.set_len(good).and_then(|()| file.sync_all()).map_err(failed("truncate", path))
 }
 
 pub(crate) fn damaged(path: &Path, at: usize) -> Error {

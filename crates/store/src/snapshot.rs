@@ -30,7 +30,7 @@ impl Snapshot {
     }
 
     pub(crate) fn start(&mut self, dir: PathBuf, covered: u64, rev: Rev, entries: Vec<Entry>) {
-        let work = move || match write(&dir, covered, rev, entries) {
+        let work = move || match write(&dir, covered, rev, &entries) {
             Ok(()) => remove_replaced(&dir, covered),
             Err(error) => tracing::warn!("no snapshot of the store, its log is kept instead: {error}"),
         };
@@ -51,7 +51,7 @@ impl Drop for Snapshot {
     }
 }
 
-fn write(dir: &Path, covered: u64, rev: Rev, entries: Vec<Entry>) -> Result<()> {
+pub(crate) fn write(dir: &Path, covered: u64, rev: Rev, entries: &[Entry]) -> Result<()> {
     let (unfinished, path) = (dir.join("snapshot.tmp"), snapshot_path(dir, covered));
     let mut options = OpenOptions::new();
     let file = options.write(true).create(true).truncate(true).mode(0o600).open(&unfinished);
@@ -64,7 +64,7 @@ fn write(dir: &Path, covered: u64, rev: Rev, entries: Vec<Entry>) -> Result<()> 
     sync_dir(dir)
 }
 
-fn write_frames(out: &mut impl Write, rev: Rev, entries: Vec<Entry>) -> io::Result<()> {
+pub(crate) fn write_frames(out: &mut impl Write, rev: Rev, entries: &[Entry]) -> io::Result<()> {
     out.write_all(frame::HEADER)?;
     let mut write = |records: &[Record]| {
         let frame = frame::encode(records.iter()).ok_or(io::ErrorKind::FileTooLarge)?;
@@ -89,12 +89,17 @@ fn remove_replaced(dir: &Path, covered: u64) {
 /// The state that a snapshot holds. It had its name after it was durable, so anything missing is damage.
 pub(crate) fn read(path: &Path, keep: Keep) -> Result<State> {
     let bytes = fs::read(path).map_err(failed("read", path))?;
-    let (records, bad) = frame::decode(&bytes);
-    if let Some(Bad::Torn { at } | Bad::Damaged { at }) = bad {
-        return Err(damaged(path, at));
-    }
-    let (rev, entries) = open_up(records).ok_or_else(|| damaged(path, bytes.len()))?;
+    let (rev, entries) = parse(&bytes).map_err(|at| damaged(path, at))?;
     Ok(State::restored(keep, rev, entries))
+}
+
+/// An error is the byte at which it is not what a snapshot is.
+pub(crate) fn parse(bytes: &[u8]) -> Result<(Rev, Vec<Entry>), usize> {
+    let (records, bad) = frame::decode(bytes);
+    if let Some(Bad::Torn { at } | Bad::Damaged { at }) = bad {
+        return Err(at);
+    }
+    open_up(records).ok_or(bytes.len())
 }
 
 fn open_up(records: Vec<Record>) -> Option<(Rev, Vec<Entry>)> {

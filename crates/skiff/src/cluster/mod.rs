@@ -1,6 +1,7 @@
 //! One cluster on this machine: where it keeps things, how it is wired to the host, how it starts and ends.
 
 pub(crate) mod agent;
+pub(crate) mod backup;
 pub(crate) mod config;
 pub(crate) mod daemon;
 pub(crate) mod dns_service;

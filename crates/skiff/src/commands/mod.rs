@@ -1,5 +1,6 @@
 //! One file per subcommand: each reads its arguments, asks the rooms, and prints.
 
+mod backup;
 mod down;
 mod image;
 mod node_access;
@@ -36,6 +37,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
             Some((node, address)) => node_kubeconfig(&which, &node, address),
             None => kubeconfig(&which, path),
         },
+        Command::Backup(args) => backup::back_up(&args),
+        Command::Restore(args) => backup::restore(&args),
         Command::Image(args) => image::run(&args),
         Command::Demo(args) => crate::demo::run(&args),
         Command::Kubectl { args } => Ok(kubectl(&args)),

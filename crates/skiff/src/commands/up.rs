@@ -1,6 +1,7 @@
 //! `skiff up`: decide what the cluster is, start its daemon, tell its story, return when it answers.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io::{self, BufRead, BufReader, Read, Seek, SeekFrom},
     net::{Ipv4Addr, TcpListener},
@@ -139,6 +140,13 @@ pub(crate) fn decide(name: &str, paths: &Paths, shape: &Shape) -> Result<Config>
     Ok(config)
 }
 
+/// The subnet and the API port for a cluster that comes from elsewhere: its own ones if they are free here.
+pub(super) fn place(config: &Config) -> Result<(u8, u16)> {
+    let used = used_indexes()?;
+    let index = if used.contains(&config.index) { free_index()? } else { config.index };
+    Ok((index, api_port(Some(config.api_port)).or_else(|_| api_port(None))?))
+}
+
 /// A running cluster keeps its port and its pool too.
 fn refuse_another(paths: &Paths, shape: &Shape) -> Result<()> {
     let Some(config) = Config::load(&paths.config())? else { return Ok(()) };
@@ -202,14 +210,19 @@ fn api_port(wish: Option<u16>) -> Result<u16> {
 
 /// A node subnet that neither the host nor another cluster uses.
 fn free_index() -> Result<u8> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut used = runtime.block_on(network::apply::used_indexes())?;
-    for name in Paths::clusters() {
-        used.extend(Config::load(&Paths::of(&name).config())?.map(|c| c.index));
-    }
+    let used = used_indexes()?;
     (0..=254)
         .find(|i| !used.contains(i))
         .context("all node subnets from 172.30.0.0/24 on are taken by the host's routes")
+}
+
+fn used_indexes() -> Result<BTreeSet<u8>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut used: BTreeSet<u8> = runtime.block_on(network::apply::used_indexes())?.into_iter().collect();
+    for name in Paths::clusters() {
+        used.extend(Config::load(&Paths::of(&name).config())?.map(|c| c.index));
+    }
+    Ok(used)
 }
 
 fn start(config: &Config, paths: &Paths) -> Result<Child> {
