@@ -55,6 +55,12 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    pub(crate) fn new(state: State) -> Arc<Self> {
+        let announced = AtomicU64::new(state.rev());
+        let state = RwLock::new(state);
+        Arc::new(Shared { state, groups: Groups::default(), announced, closed: AtomicBool::new(false) })
+    }
+
     pub(crate) fn state(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -65,6 +71,20 @@ impl Shared {
 
     pub(crate) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
+    }
+
+    /// Puts a state without a past in the place of the one that is there; who watches from before it is told so.
+    pub(crate) fn replace(&self, with: State) {
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        self.groups.mark_all(with.rev());
+        *state = with;
+        drop(state);
+        self.groups.wake_all();
+    }
+
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.groups.wake_all();
     }
 
     fn announce(&self) {
@@ -82,15 +102,15 @@ impl Shared {
         concerned.iter().for_each(|group| group.wake());
     }
 
-    fn compact(&self, rev: Rev) -> Result<()> {
+    pub(crate) fn compact(&self, rev: Rev) -> Result<()> {
         self.state.write().unwrap_or_else(PoisonError::into_inner).compact(rev)
     }
 }
 
 /// Writes that happen together.
-struct Request {
-    writes: Vec<Write>,
-    answer: oneshot::Sender<Result<Vec<Event>>>,
+pub(crate) struct Request {
+    pub(crate) writes: Vec<Write>,
+    pub(crate) answer: oneshot::Sender<Result<Vec<Event>>>,
 }
 
 impl Request {
@@ -99,32 +119,35 @@ impl Request {
     }
 }
 
-/// Ends when dropped: what was sent is committed first, watchers end with an error, the journal is closed.
-pub(crate) struct Engine {
-    shared: Arc<Shared>,
-    queue: Option<mpsc::Sender<Request>>,
-    committer: Option<JoinHandle<()>>,
-}
+/// Where writers leave their wishes for a committer.
+pub(crate) struct Writers(mpsc::Sender<Request>);
 
-impl Engine {
-    pub(crate) fn start(state: State, journal: impl Journal) -> io::Result<Self> {
-        let announced = AtomicU64::new(state.rev());
-        let state = RwLock::new(state);
-        let shared = Arc::new(Shared { state, groups: Groups::default(), announced, closed: AtomicBool::new(false) });
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+impl Writers {
+    pub(crate) fn new() -> (Self, mpsc::Receiver<Request>) {
         let (queue, requests) = mpsc::channel(QUEUE);
-        let committer = Committer { shared: shared.clone(), journal, requests, next_announce: None, woken: 0 };
-        let committer =
-            std::thread::Builder::new().name("skiff-store".into()).spawn(move || runtime.block_on(committer.run()))?;
-        Ok(Engine { shared, queue: Some(queue), committer: Some(committer) })
+        (Writers(queue), requests)
     }
 
-    async fn write(&self, key: &str, value: Option<Bytes>, expect: Expect) -> Result<Event> {
-        let mut events = self.write_all(vec![Write { key: key.into(), value, expect }]).await?;
+    pub(crate) async fn put(&self, key: &str, value: Bytes, expect: Expect) -> Result<Entry> {
+        match self.one(Write { key: key.into(), value: Some(value), expect }).await? {
+            Event::Put { entry, .. } => Ok(entry),
+            _ => unreachable!("a put is answered by a put"),
+        }
+    }
+
+    pub(crate) async fn delete(&self, key: &str, expect: Expect) -> Result<(Rev, Entry)> {
+        match self.one(Write { key: key.into(), value: None, expect }).await? {
+            Event::Delete { rev, prev } => Ok((rev, prev)),
+            _ => unreachable!("a delete is answered by a delete"),
+        }
+    }
+
+    async fn one(&self, write: Write) -> Result<Event> {
+        let mut events = self.all(vec![write]).await?;
         Ok(events.pop().expect("one write is answered by one event"))
     }
 
-    async fn write_all(&self, mut writes: Vec<Write>) -> Result<Vec<Event>> {
+    pub(crate) async fn all(&self, mut writes: Vec<Write>) -> Result<Vec<Event>> {
         let stopped = || Error::Io { reason: "the store has stopped".into(), fatal: true };
         check_sizes(&writes)?;
         // A copy of its own: a slice would keep the whole request body alive, a grown buffer its spare room.
@@ -132,10 +155,32 @@ impl Engine {
             *value = Bytes::copy_from_slice(value);
         }
         let (answer, answered) = oneshot::channel();
-        let request = Request { writes, answer };
-        let queue = self.queue.as_ref().ok_or_else(stopped)?;
-        queue.send(request).await.map_err(|_| stopped())?;
+        self.0.send(Request { writes, answer }).await.map_err(|_| stopped())?;
         answered.await.map_err(|_| stopped())?
+    }
+}
+
+/// Ends when dropped: what was sent is committed first, watchers end with an error, the journal is closed.
+pub(crate) struct Engine {
+    shared: Arc<Shared>,
+    /// There until the drop.
+    writers: Option<Writers>,
+    committer: Option<JoinHandle<()>>,
+}
+
+impl Engine {
+    pub(crate) fn start(state: State, journal: impl Journal) -> io::Result<Self> {
+        let shared = Shared::new(state);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        let (writers, requests) = Writers::new();
+        let committer = Committer { shown: Shown::new(shared.clone()), journal, requests };
+        let committer =
+            std::thread::Builder::new().name("skiff-store".into()).spawn(move || runtime.block_on(committer.run()))?;
+        Ok(Engine { shared, writers: Some(writers), committer: Some(committer) })
+    }
+
+    fn writers(&self) -> &Writers {
+        self.writers.as_ref().expect("there until the drop")
     }
 }
 
@@ -156,7 +201,7 @@ fn check_sizes(writes: &[Write]) -> Result<()> {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        self.queue = None;
+        self.writers = None;
         if let Some(committer) = self.committer.take()
             && committer.join().is_err()
         {
@@ -181,29 +226,15 @@ impl Store for Engine {
     }
 
     fn put<'a>(&'a self, key: &'a str, value: Bytes, expect: Expect) -> BoxFuture<'a, Result<Entry>> {
-        let written = self.write(key, Some(value), expect);
-        async move {
-            match written.await? {
-                Event::Put { entry, .. } => Ok(entry),
-                _ => unreachable!("a put is answered by a put"),
-            }
-        }
-        .boxed()
+        self.writers().put(key, value, expect).boxed()
     }
 
     fn delete<'a>(&'a self, key: &'a str, expect: Expect) -> BoxFuture<'a, Result<(Rev, Entry)>> {
-        let written = self.write(key, None, expect);
-        async move {
-            match written.await? {
-                Event::Delete { rev, prev } => Ok((rev, prev)),
-                _ => unreachable!("a delete is answered by a delete"),
-            }
-        }
-        .boxed()
+        self.writers().delete(key, expect).boxed()
     }
 
     fn commit<'a>(&'a self, writes: Vec<Write>) -> BoxFuture<'a, Result<Vec<Event>>> {
-        self.write_all(writes).boxed()
+        self.writers().all(writes).boxed()
     }
 
     fn watch<'a>(&'a self, prefix: &'a str, after: Rev) -> BoxFuture<'a, Result<Watch>> {
@@ -219,36 +250,77 @@ impl Store for Engine {
     }
 }
 
-struct Committer<J> {
-    shared: Arc<Shared>,
-    journal: J,
-    requests: mpsc::Receiver<Request>,
+/// The state as a committer shows it to readers and watchers.
+pub(crate) struct Shown {
+    pub(crate) shared: Arc<Shared>,
     /// Set while there are revisions that were not announced.
     next_announce: Option<Instant>,
     /// The revision at which all watchers were last woken.
     woken: Rev,
 }
 
+impl Shown {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        let woken = shared.state().rev();
+        Shown { shared, next_announce: None, woken }
+    }
+
+    pub(crate) fn show(&mut self, events: Vec<Event>) {
+        self.shared.show(events);
+        self.next_announce.get_or_insert_with(|| Instant::now() + ANNOUNCE_EVERY);
+        self.wake_before_forgetting();
+    }
+
+    /// Waits until quiet watchers are to be told of progress, and tells them.
+    pub(crate) async fn announce(&mut self) {
+        match self.next_announce {
+            Some(at) => tokio::time::sleep_until(at).await,
+            None => std::future::pending().await,
+        }
+        self.announce_if_due();
+    }
+
+    pub(crate) fn announce_if_due(&mut self) {
+        if self.next_announce.is_some_and(|at| at <= Instant::now()) {
+            self.next_announce = None;
+            self.shared.announce();
+        }
+    }
+
+    /// Lets watchers of quiet keys move on before the history behind them goes.
+    fn wake_before_forgetting(&mut self) {
+        let (rev, kept) = {
+            let state = self.shared.state();
+            (state.rev(), state.history_len())
+        };
+        if rev.saturating_sub(self.woken) > kept / 4 {
+            self.woken = rev;
+            self.shared.groups.wake_all();
+        }
+    }
+}
+
+struct Committer<J> {
+    shown: Shown,
+    journal: J,
+    requests: mpsc::Receiver<Request>,
+}
+
 impl<J: Journal> Committer<J> {
     async fn run(mut self) {
         let mut waiting = Vec::with_capacity(COMMIT_WRITES);
         loop {
-            let announce_at = self.next_announce;
             tokio::select! {
                 biased;
                 count = self.requests.recv_many(&mut waiting, COMMIT_WRITES) => match count {
                     0 => break,
                     _ => self.commit_all(&mut waiting),
                 },
-                () = sleep_until(announce_at) => {}
+                () = self.shown.announce() => {}
             }
-            if self.next_announce.is_some_and(|at| at <= Instant::now()) {
-                self.next_announce = None;
-                self.shared.announce();
-            }
+            self.shown.announce_if_due();
         }
-        self.shared.closed.store(true, Ordering::Release);
-        self.shared.groups.wake_all();
+        self.shown.shared.close();
     }
 
     fn commit_all(&mut self, waiting: &mut Vec<Request>) {
@@ -265,7 +337,7 @@ impl<J: Journal> Committer<J> {
     }
 
     fn commit(&mut self, writes: &[Vec<Write>]) -> Vec<Result<Vec<Event>>> {
-        let (events, answers) = self.shared.state().plan(writes.iter().map(Vec::as_slice));
+        let (events, answers) = self.shown.shared.state().plan(writes.iter().map(Vec::as_slice));
         if events.is_empty() {
             return answers;
         }
@@ -273,45 +345,30 @@ impl<J: Journal> Committer<J> {
             tracing::error!("{error}");
             return writes.iter().map(|_| Err(same(&error))).collect();
         }
-        self.shared.show(events);
-        self.journal.committed(&self.shared.state());
-        self.next_announce.get_or_insert_with(|| Instant::now() + ANNOUNCE_EVERY);
-        self.wake_before_forgetting();
+        self.shown.show(events);
+        self.journal.committed(&self.shown.shared.state());
         answers
-    }
-
-    /// Lets watchers of quiet keys move on before the history behind them goes.
-    fn wake_before_forgetting(&mut self) {
-        let (rev, kept) = {
-            let state = self.shared.state();
-            (state.rev(), state.history_len())
-        };
-        if rev.saturating_sub(self.woken) > kept / 4 {
-            self.woken = rev;
-            self.shared.groups.wake_all();
-        }
-    }
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }
 
 /// How many of the waiting writes go into one commit: at least one.
 fn within_bytes(waiting: &[Request]) -> usize {
-    let mut bytes = 0;
+    within(waiting, usize::MAX, COMMIT_BYTES)
+}
+
+/// How many of the waiting requests stay below both limits: at least one.
+pub(crate) fn within(waiting: &[Request], max_writes: usize, max_bytes: usize) -> usize {
+    let (mut writes, mut bytes) = (0, 0);
     let fits = waiting.iter().take_while(|request| {
+        writes += request.writes.len();
         bytes += request.bytes();
-        bytes <= COMMIT_BYTES
+        writes <= max_writes && bytes <= max_bytes
     });
     fits.count().max(1)
 }
 
 /// The error of a commit, for each of its writers.
-fn same(error: &Error) -> Error {
+pub(crate) fn same(error: &Error) -> Error {
     match error {
         Error::Io { reason, fatal } => Error::Io { reason: reason.clone(), fatal: *fatal },
         other => Error::Io { reason: other.to_string(), fatal: false },

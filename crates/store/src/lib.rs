@@ -4,11 +4,13 @@
 //! back, not over a restart and not over a crash. A write is answered, and seen by readers and watchers, only after it is
 //! durable.
 //!
-//! [`embedded::Embedded`] keeps its state in memory and its log on disk, [`memory::Memory`] is the same without the disk,
-//! [`faulty`] makes either of them fail on purpose. [`backup`] copies the first.
+//! [`embedded::Embedded`] keeps its state in memory and its log on disk, [`etcd::Etcd`] shares it with other servers,
+//! [`memory::Memory`] has neither, [`faulty`] makes any of them fail on purpose. [`backup`] copies the
+//! first.
 
 pub mod backup;
 pub mod embedded;
+pub mod etcd;
 pub mod faulty;
 pub mod memory;
 

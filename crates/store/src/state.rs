@@ -51,6 +51,14 @@ impl Event {
         }
     }
 
+    /// How the key looks after the change; None if it is gone.
+    pub(crate) fn entry_after(&self) -> Option<Entry> {
+        match self {
+            Event::Put { entry, .. } => Some(entry.clone()),
+            _ => None,
+        }
+    }
+
     fn prev(&self) -> Option<&Entry> {
         match self {
             Event::Put { prev, .. } => prev.as_ref(),
@@ -121,7 +129,7 @@ impl State {
         for group in groups {
             let answer = self.plan_group(group, &pending, self.rev + events.len() as Rev);
             if let Ok(done) = &answer {
-                pending.extend(done.iter().filter_map(|event| Some((event.key()?.clone(), entry_after(event)))));
+                pending.extend(done.iter().filter_map(|event| Some((event.key()?.clone(), event.entry_after()))));
                 events.extend_from_slice(done);
             }
             answers.push(answer);
@@ -132,7 +140,7 @@ impl State {
     fn plan_group(&self, group: &[Write], pending: &Pending, rev: Rev) -> Result<Vec<Event>> {
         let mut done: Vec<Event> = Vec::with_capacity(group.len());
         for write in group {
-            let own = done.iter().rev().find(|event| event.key() == Some(&write.key)).map(entry_after);
+            let own = done.iter().rev().find(|event| event.key() == Some(&write.key)).map(Event::entry_after);
             let current = own.or_else(|| pending.get(&write.key).cloned());
             let current = current.unwrap_or_else(|| self.get(&write.key).cloned());
             done.push(decide(write, current, rev + done.len() as Rev + 1)?);
@@ -145,7 +153,7 @@ impl State {
         let Some(key) = event.key().cloned() else { return };
         self.rev = event.rev();
         self.live_bytes -= event.prev().map_or(0, size);
-        match entry_after(&event) {
+        match event.entry_after() {
             Some(entry) => {
                 self.live_bytes += size(&entry);
                 self.entries.insert(key, entry);
@@ -249,13 +257,6 @@ impl State {
 
 fn size(entry: &Entry) -> u64 {
     (entry.key.len() + entry.value.len()) as u64
-}
-
-fn entry_after(event: &Event) -> Option<Entry> {
-    match event {
-        Event::Put { entry, .. } => Some(entry.clone()),
-        _ => None,
-    }
 }
 
 /// What one write does to a key that looks like `current`.

@@ -67,6 +67,11 @@ impl Groups {
         concerned.cloned().collect()
     }
 
+    /// Notes that all groups have missed something up to a revision. The caller holds the state's write lock.
+    pub(crate) fn mark_all(&self, rev: Rev) {
+        self.lock().values().for_each(|group| group.last.store(rev, Ordering::Release));
+    }
+
     pub(crate) fn wake_all(&self) {
         self.lock().values().for_each(|group| group.wake());
     }

@@ -9,6 +9,7 @@ use futures::StreamExt;
 use skiff_store::{
     Error, Event, Expect, Store, Write,
     embedded::Options,
+    etcd,
     faulty::{Act, Faulty},
     memory::Memory,
 };
@@ -22,11 +23,17 @@ fn over_each<F: Future<Output = ()>>(test: impl Fn(Shared) -> F) {
     let memory: Shared = Arc::new(Memory::with(&options));
     let embedded: Shared = Arc::new(common::embedded(&dir, options.clone()));
     let faulty: Shared = Arc::new(Faulty::wrap(Arc::new(Memory::with(&options)), |_, _| Act::Pass));
+    // One thread: what was woken runs before a later write is answered.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     for (name, store) in [("memory", memory), ("embedded", embedded), ("faulty", faulty)] {
         eprintln!("over {name}");
-        // One thread: what was woken runs before a later write is answered.
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(test(store));
+    }
+    if let Some(endpoint) = common::etcd() {
+        eprintln!("over etcd");
+        let options = etcd::Options { history: options.history, ..common::etcd_options(endpoint) };
+        let etcd: Shared = Arc::new(runtime.block_on(common::open_etcd(&options)));
+        runtime.block_on(test(etcd));
     }
 }
 

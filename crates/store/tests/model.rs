@@ -150,6 +150,36 @@ async fn run(steps: Vec<Step>) {
     compare(&common::embedded(&dir, options()), &model).await;
 }
 
+/// Over etcd, with two servers that take turns; a restart is that of one of them.
+async fn run_over_etcd(endpoint: &str, steps: Vec<Step>) {
+    let options = common::etcd_options(endpoint);
+    let mut model = Model { states: vec![BTreeMap::new()] };
+    let mut servers = [common::open_etcd(&options).await, common::open_etcd(&options).await];
+    for (turn, step) in steps.into_iter().enumerate() {
+        let store = &mut servers[turn % 2];
+        match step {
+            Step::Put { key, size, expect } => put(store, &mut model, format!("/{key}"), size, expect).await,
+            Step::Delete { key, expect } => delete(store, &mut model, format!("/{key}"), expect).await,
+            Step::Restart => *store = common::open_etcd(&options).await,
+        }
+    }
+    for store in &servers {
+        compare(store, &model).await;
+    }
+    compare(&common::open_etcd(&options).await, &model).await;
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn two_servers_over_etcd_are_one_model(steps in proptest::collection::vec(step(), 1..80)) {
+        if let Some(endpoint) = common::etcd() {
+            runtime().block_on(run_over_etcd(endpoint, steps));
+        }
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
 
