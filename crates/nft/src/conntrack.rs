@@ -29,6 +29,23 @@ pub struct Flow {
     pub status: u32,
 }
 
+/// Flows of interest: what the kernel compares, so that it need not tell of all others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Selection {
+    pub proto: u8,
+    pub original: SocketAddr,
+    /// None: whoever answers.
+    pub answers: Option<SocketAddr>,
+}
+
+/// What a clean-up did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cleaned {
+    /// Flows that the kernel told of.
+    pub seen: usize,
+    pub deleted: usize,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("conntrack: {0} failed: {1}; flows to endpoints that are gone stay until they time out")]
@@ -49,6 +66,18 @@ const TUPLE_ORIG: u16 = 1;
 const TUPLE_REPLY: u16 = 2;
 const STATUS: u16 = 3;
 const ID: u16 = 12;
+const FILTER: u16 = 25;
+const IP: u16 = 1;
+const PROTO: u16 = 2;
+/// Inside IP and PROTO: the attribute and, in a filter, the flag that says to compare it.
+const SOURCE_IP: (u16, u16, u32) = (1, 3, 1 << 0);
+const DESTINATION_IP: (u16, u16, u32) = (2, 4, 1 << 1);
+const PROTO_NUMBER: (u16, u32) = (1, 1 << 3);
+const SOURCE_PORT: (u16, u32) = (2, 1 << 4);
+const DESTINATION_PORT: (u16, u32) = (3, 1 << 5);
+
+/// NFPROTO_IPV4 and NFPROTO_IPV6.
+const FAMILIES: [u8; 2] = [2, 10];
 
 const LIBERAL: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_be_liberal";
 
@@ -77,15 +106,48 @@ impl Conntrack {
         Ok(Conntrack { socket, buffer: vec![0; 1 << 17], seq: 0 })
     }
 
-    /// Deletes the flows that are condemned; how many there were.
-    pub fn clean(&mut self, condemns: impl Fn(&Flow) -> bool) -> Result<usize, Error> {
-        let mut deleted = 0;
-        for family in [2u8, 10] {
-            for entry in self.condemned(family, &condemns)? {
-                deleted += usize::from(self.delete(family, &entry)?);
+    /// Deletes the flows that are condemned, of all that there are.
+    pub fn clean(&mut self, condemns: impl Fn(&Flow) -> bool) -> Result<Cleaned, Error> {
+        let mut cleaned = Cleaned::default();
+        for family in FAMILIES {
+            self.clean_some(family, None, &condemns, &mut cleaned)?;
+        }
+        Ok(cleaned)
+    }
+
+    /// The same of the selected ones alone, however many others there are. A kernel that cannot select (before 5.8) tells
+    /// of all.
+    pub fn clean_selected(
+        &mut self,
+        selections: &[Selection],
+        condemns: impl Fn(&Flow) -> bool,
+    ) -> Result<Cleaned, Error> {
+        let mut cleaned = Cleaned::default();
+        for selection in selections {
+            let family = FAMILIES[usize::from(selection.original.is_ipv6())];
+            match self.clean_some(family, Some(selection), &condemns, &mut cleaned) {
+                Err(Error::Socket(_, e))
+                    if matches!(e.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported) =>
+                {
+                    return self.clean(condemns);
+                }
+                other => other?,
             }
         }
-        Ok(deleted)
+        Ok(cleaned)
+    }
+
+    fn clean_some(
+        &mut self,
+        family: u8,
+        selection: Option<&Selection>,
+        condemns: &impl Fn(&Flow) -> bool,
+        cleaned: &mut Cleaned,
+    ) -> Result<(), Error> {
+        for entry in self.condemned(family, selection, condemns, &mut cleaned.seen)? {
+            cleaned.deleted += usize::from(self.delete(family, &entry)?);
+        }
+        Ok(())
     }
 
     fn send(&mut self, kind: u16, flags: u16, family: u8, body: impl FnOnce(&mut Writer)) -> Result<(), Error> {
@@ -108,8 +170,14 @@ impl Conntrack {
     }
 
     /// The attributes that name each condemned flow.
-    fn condemned(&mut self, family: u8, condemns: &impl Fn(&Flow) -> bool) -> Result<Vec<Entry>, Error> {
-        self.send(GET, DUMP, family, |_| {})?;
+    fn condemned(
+        &mut self,
+        family: u8,
+        selection: Option<&Selection>,
+        condemns: &impl Fn(&Flow) -> bool,
+        seen: &mut usize,
+    ) -> Result<Vec<Entry>, Error> {
+        self.send(GET, DUMP, family, |w| selection.iter().for_each(|s| select(w, s)))?;
         let mut found = vec![];
         loop {
             let n = self.receive()?;
@@ -117,7 +185,10 @@ impl Conntrack {
                 match m.kind {
                     DONE => return Ok(found),
                     ERROR => return Err(Error::Socket("listing flows", error_of(m.payload))),
-                    _ => found.extend(m.payload.get(4..).and_then(|body| condemned_entry(body, condemns))),
+                    _ => {
+                        *seen += 1;
+                        found.extend(m.payload.get(4..).and_then(|body| condemned_entry(body, condemns)));
+                    }
                 }
             }
         }
@@ -142,6 +213,35 @@ impl Conntrack {
     }
 }
 
+fn select(w: &mut Writer, selection: &Selection) {
+    let mut original = 0;
+    w.nest(TUPLE_ORIG, |w| {
+        original = half(w, selection.proto, selection.original, DESTINATION_IP, DESTINATION_PORT);
+    });
+    let mut reply = 0;
+    if let Some(answers) = selection.answers {
+        w.nest(TUPLE_REPLY, |w| reply = half(w, selection.proto, answers, SOURCE_IP, SOURCE_PORT));
+    }
+    // Numbers for the kernel itself: host byte order.
+    w.nest(FILTER, |w| {
+        w.raw(1, &original.to_ne_bytes());
+        w.raw(2, &u32::to_ne_bytes(reply));
+    });
+}
+
+/// One end of a flow; the flags of what stands there.
+fn half(w: &mut Writer, proto: u8, end: SocketAddr, ip: (u16, u16, u32), port: (u16, u32)) -> u32 {
+    w.nest(IP, |w| match end.ip() {
+        IpAddr::V4(address) => w.raw(ip.0, &address.octets()),
+        IpAddr::V6(address) => w.raw(ip.1, &address.octets()),
+    });
+    w.nest(PROTO, |w| {
+        w.raw(PROTO_NUMBER.0, &[proto]);
+        w.raw(port.0, &end.port().to_be_bytes());
+    });
+    ip.2 | PROTO_NUMBER.1 | port.1
+}
+
 struct Entry {
     tuple: Vec<u8>,
     id: Vec<u8>,
@@ -162,15 +262,19 @@ fn condemned_entry(body: &[u8], condemns: &impl Fn(&Flow) -> bool) -> Option<Ent
 
 /// Source, destination, protocol.
 fn tuple(body: &[u8]) -> Option<(SocketAddr, SocketAddr, u8)> {
-    let (ips, ports) = (find(body, 1)?, find(body, 2)?);
-    let ip = |v4: u16, v6: u16| {
+    let (ips, ports) = (find(body, IP)?, find(body, PROTO)?);
+    let ip = |(v4, v6, _): (u16, u16, u32)| {
         attributes(ips).find_map(|(kind, data)| match kind {
             k if k == v4 => <[u8; 4]>::try_from(data).ok().map(IpAddr::from),
             k if k == v6 => <[u8; 16]>::try_from(data).ok().map(IpAddr::from),
             _ => None,
         })
     };
-    let port = |kind| find(ports, kind).and_then(|d| d.try_into().ok()).map_or(0, u16::from_be_bytes);
-    let proto = *find(ports, 1)?.first()?;
-    Some((SocketAddr::new(ip(1, 3)?, port(2)), SocketAddr::new(ip(2, 4)?, port(3)), proto))
+    let port = |(kind, _): (u16, u32)| find(ports, kind).and_then(|d| d.try_into().ok()).map_or(0, u16::from_be_bytes);
+    let proto = *find(ports, PROTO_NUMBER.0)?.first()?;
+    Some((
+        SocketAddr::new(ip(SOURCE_IP)?, port(SOURCE_PORT)),
+        SocketAddr::new(ip(DESTINATION_IP)?, port(DESTINATION_PORT)),
+        proto,
+    ))
 }

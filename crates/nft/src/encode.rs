@@ -1,5 +1,7 @@
 //! A batch as the bytes of one netlink transaction.
 
+use std::collections::BTreeSet;
+
 use crate::{
     batch::{Batch, Change},
     expr::{CtKey, Expr, Header, Reg, Rejection, Target, Update},
@@ -53,39 +55,81 @@ pub(crate) struct Encoded {
     pub(crate) origin: Vec<Option<usize>>,
     /// Where the message of that sequence number begins.
     pub(crate) start: Vec<usize>,
+    /// The tables that changes were made to.
+    pub(crate) touched: BTreeSet<TableRef>,
 }
 
-struct Encoder {
+/// Writes a transaction part by part.
+pub(crate) struct Encoder<'a> {
     out: Writer,
     origin: Vec<Option<usize>>,
     start: Vec<usize>,
     change: Option<usize>,
+    changes: usize,
+    /// Tables that answer to us already.
+    claimed: &'a BTreeSet<TableRef>,
+    touched: BTreeSet<TableRef>,
+    /// For every table taken into possession or created.
+    flags: u32,
+    /// The last change's table, and whether it is still there.
+    last: Option<(TableRef, bool)>,
 }
 
-/// `claim`: tables to be taken (again) into possession first; `flags`: for them and for every table created.
-pub(crate) fn encode(batch: &Batch, claim: &[TableRef], flags: u32) -> Encoded {
-    let mut e = Encoder { out: Writer::default(), origin: vec![], start: vec![], change: None };
-    e.frame(BATCH_BEGIN);
-    for table in claim {
-        e.new_table(table, flags, 0);
+impl<'a> Encoder<'a> {
+    pub(crate) fn new(claimed: &'a BTreeSet<TableRef>, flags: u32) -> Self {
+        let mut e = Encoder {
+            out: Writer::default(),
+            origin: vec![],
+            start: vec![],
+            change: None,
+            changes: 0,
+            claimed,
+            touched: BTreeSet::new(),
+            flags,
+            last: None,
+        };
+        e.frame(BATCH_BEGIN);
+        e
     }
-    for (i, (table, change)) in batch.changes.iter().enumerate() {
-        e.change = Some(i);
-        e.change(table, change, flags);
-    }
-    e.change = None;
-    // Only the last message asks for an answer: failures are reported anyway.
-    if let Some((table, _)) = batch.changes.last() {
-        let keeps = !matches!(batch.changes.last(), Some((_, Change::DeleteTable)));
-        if keeps { e.new_table(table, flags, ACK) } else { e.ask_again(table) }
-    } else if let Some(table) = claim.last() {
-        e.new_table(table, flags, ACK);
-    }
-    e.frame(BATCH_END);
-    Encoded { bytes: e.out.bytes, origin: e.origin, start: e.start }
-}
 
-impl Encoder {
+    pub(crate) fn part(&mut self, part: &Batch) {
+        self.claim(part);
+        for (table, change) in &part.changes {
+            self.change = Some(self.changes);
+            self.changes += 1;
+            self.change(table, change);
+        }
+        self.change = None;
+        if let Some((table, change)) = part.changes.last() {
+            self.last = Some((table.clone(), !matches!(change, Change::DeleteTable)));
+        }
+    }
+
+    /// Takes the part's tables into possession, but those that it makes itself.
+    fn claim(&mut self, part: &Batch) {
+        let made = |t: &TableRef| part.changes.iter().any(|(b, c)| b == t && matches!(c, Change::CreateTable));
+        for (table, _) in &part.changes {
+            if self.touched.contains(table) {
+                continue;
+            }
+            self.touched.insert(table.clone());
+            if !self.claimed.contains(table) && !made(table) {
+                self.new_table(table, self.flags, 0);
+            }
+        }
+    }
+
+    /// Only the last message asks for an answer: failures are reported anyway.
+    pub(crate) fn finish(mut self) -> Encoded {
+        match self.last.take() {
+            Some((table, true)) => self.new_table(&table, self.flags, ACK),
+            Some((table, false)) => self.ask_again(&table),
+            None => {}
+        }
+        self.frame(BATCH_END);
+        Encoded { bytes: self.out.bytes, origin: self.origin, start: self.start, touched: self.touched }
+    }
+
     fn begin(&mut self) -> u32 {
         self.origin.push(self.change);
         self.start.push(self.out.bytes.len());
@@ -121,9 +165,9 @@ impl Encoder {
         self.message(table, DELTABLE, ACK, |_| {});
     }
 
-    fn change(&mut self, table: &TableRef, change: &Change, flags: u32) {
+    fn change(&mut self, table: &TableRef, change: &Change) {
         match change {
-            Change::CreateTable => self.new_table(table, flags, 0),
+            Change::CreateTable => self.new_table(table, self.flags, 0),
             Change::DeleteTable => self.message(table, DELTABLE, 0, |_| {}),
             Change::CreateChain { name, hook } => {
                 self.message(table, NEWCHAIN, CREATE, |w| chain(w, name, hook.as_ref()))

@@ -7,10 +7,26 @@ use crate::{
     value::{Table, TableRef},
 };
 
+/// Calls its argument with every part in order; the same parts each time.
+pub type Parts<'a> = dyn Fn(&mut dyn FnMut(&Batch)) + 'a;
+
+/// The parts as one batch.
+pub(crate) fn whole(parts: &Parts<'_>) -> Batch {
+    let mut whole = Batch::default();
+    parts(&mut |part| whole.append(part.clone()));
+    whole
+}
+
 /// Who can keep tables: the kernel through [`crate::Netlink`], or [`crate::Fake`].
 pub trait Kernel {
     /// All of it or, on an error, nothing.
     fn commit(&mut self, batch: &Batch) -> Result<(), Error>;
+
+    /// The same for one transaction in parts, each of which is made when its turn comes: a whole cluster's rules need not
+    /// be in memory at once.
+    fn commit_parts(&mut self, parts: &Parts<'_>) -> Result<(), Error> {
+        self.commit(&whole(parts))
+    }
 
     /// None when the table does not exist. Elements of dynamic sets are not read.
     fn dump(&mut self, table: &TableRef) -> Result<Option<Table>, Error>;

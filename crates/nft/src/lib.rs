@@ -23,7 +23,7 @@ pub use batch::{Batch, Change, State, StateError, apply};
 pub use diff::{diff, diff_chains};
 pub use expr::{CtKey, Expr, Header, Reg, Rejection, Target, Update};
 pub use fake::Fake;
-pub use kernel::{Error, Kernel};
+pub use kernel::{Error, Kernel, Parts};
 pub use netlink::{Netlink, Ownership};
 pub use packed::Packed;
 pub use render::render;

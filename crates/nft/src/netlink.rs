@@ -20,8 +20,8 @@ use rustix::net::{
 use crate::{
     batch::{Batch, Change},
     decode,
-    encode::{self, Encoded, encode},
-    kernel::{Error, Kernel},
+    encode::{self, Encoded, Encoder},
+    kernel::{Error, Kernel, Parts, whole},
     value::{Set, Table, TableRef},
     wire::{MessageHead, Writer, attributes, find, find_number, find_text, messages, u32_at},
 };
@@ -223,8 +223,14 @@ impl Netlink {
         Ok(Some(table))
     }
 
-    fn send_batch(&mut self, batch: &Batch, claim: &[TableRef]) -> Result<(), Error> {
-        let encoded = encode(batch, claim, self.ownership.flags());
+    /// The tables that were touched.
+    fn send_parts(&mut self, parts: &Parts<'_>) -> Result<BTreeSet<TableRef>, Error> {
+        let mut encoder = Encoder::new(&self.claimed, self.ownership.flags());
+        parts(&mut |part| encoder.part(part));
+        let encoded = encoder.finish();
+        if encoded.touched.is_empty() {
+            return Ok(encoded.touched);
+        }
         self.drain();
         self.send(&encoded.bytes)?;
         let last = encoded.origin.len() - 2;
@@ -232,10 +238,10 @@ impl Netlink {
             let n = self.receive(RecvFlags::empty())?;
             for m in messages(&self.answer[..n]).filter(|m| m.kind == ERROR) {
                 if let Some(cause) = errno(m.payload) {
-                    return Err(refusal(batch, &encoded, m.seq, m.payload, cause));
+                    return Err(refusal(&whole(parts), &encoded, m.seq, m.payload, cause));
                 }
                 if m.seq as usize == last {
-                    return Ok(());
+                    return Ok(encoded.touched);
                 }
             }
         }
@@ -244,24 +250,24 @@ impl Netlink {
 
 impl Kernel for Netlink {
     fn commit(&mut self, batch: &Batch) -> Result<(), Error> {
-        if batch.is_empty() {
-            return Ok(());
-        }
-        let touched: BTreeSet<&TableRef> = batch.changes.iter().map(|(t, _)| t).collect();
-        let made = |t: &TableRef| batch.changes.iter().any(|(b, c)| b == t && matches!(c, Change::CreateTable));
-        let claim: Vec<TableRef> =
-            touched.iter().filter(|t| !self.claimed.contains(**t) && !made(t)).map(|t| (*t).clone()).collect();
-        let mut result = self.send_batch(batch, &claim);
+        self.commit_parts(&|each| each(batch))
+    }
+
+    fn commit_parts(&mut self, parts: &Parts<'_>) -> Result<(), Error> {
+        let mut result = self.send_parts(parts);
         if self.ownership == Ownership::Exclusive && result.as_ref().is_err_and(not_supported) {
             tracing::info!("this kernel has no lasting table owners (6.9 has): tables stay open to other programs");
             self.ownership = Ownership::Shared;
-            result = self.send_batch(batch, &claim);
+            result = self.send_parts(parts);
         }
-        match &result {
-            Ok(()) => self.claimed.extend(touched.into_iter().cloned()),
-            Err(_) => self.claimed.clear(),
+        match result {
+            Ok(touched) => self.claimed.extend(touched),
+            Err(e) => {
+                self.claimed.clear();
+                return Err(e);
+            }
         }
-        result
+        Ok(())
     }
 
     fn dump(&mut self, table: &TableRef) -> Result<Option<Table>, Error> {

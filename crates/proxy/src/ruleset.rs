@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 pub use class::{Class, View};
 pub use plan::{Frontend, FrontendPlan, Masquerade, NodeView, PortPlan, Route, is_served, plan};
 pub use skeleton::Networks;
-use skiff_nft::{Batch, Change, Element, Family, Packed, State, TableRef, diff};
+use skiff_nft::{Batch, Element, Family, Packed, State, TableRef, diff};
 use skiff_services::{
     model::ServiceKey,
     snapshot::{Entry, Snapshot},
@@ -23,6 +23,9 @@ use self::{
     elements::{Place, Rendered, frontend_elements, port_elements},
 };
 
+/// So many, with ten endpoints each, fill one message with elements.
+const SERVICES_PER_PART: usize = 50;
+
 const FAMILIES: [Family; 2] = [Family::Ip, Family::Ip6];
 
 /// All that the rules are made of, and how many Services need each shared part.
@@ -32,8 +35,8 @@ pub struct Ruleset {
     networks: Networks,
     node: NodeView,
     plans: HashMap<ServiceKey, Vec<PortPlan>>,
-    /// Who wants a frontend. The first one has it; should it go, the next one gets it.
-    claims: HashMap<Frontend, BTreeSet<ServiceKey>>,
+    /// Who wants a frontend, in order. The first one has it; should it go, the next one gets it.
+    claims: HashMap<Frontend, Vec<ServiceKey>>,
     shared: HashMap<(Family, Place, Packed), usize>,
     classes: BTreeMap<(Family, Class), usize>,
 }
@@ -135,14 +138,17 @@ impl Ruleset {
     fn claim(&mut self, key: &ServiceKey, before: &[PortPlan], after: &[PortPlan]) {
         for old in before.iter().flat_map(|p| &p.frontends) {
             if let Some(claimants) = self.claims.get_mut(&old.frontend) {
-                claimants.remove(key);
+                claimants.retain(|k| k != key);
                 if claimants.is_empty() {
                     self.claims.remove(&old.frontend);
                 }
             }
         }
         for new in after.iter().flat_map(|p| &p.frontends) {
-            self.claims.entry(new.frontend).or_default().insert(key.clone());
+            let claimants = self.claims.entry(new.frontend).or_insert_with(|| Vec::with_capacity(1));
+            if let Err(at) = claimants.binary_search(key) {
+                claimants.insert(at, key.clone());
+            }
         }
     }
 
@@ -151,7 +157,7 @@ impl Ruleset {
         let mut out = Rendered::default();
         for port in self.plan(key) {
             port_elements(port, &mut out);
-            let wins = |f: &&FrontendPlan| self.claims.get(&f.frontend).and_then(BTreeSet::first) == Some(key);
+            let wins = |f: &&FrontendPlan| self.claims.get(&f.frontend).and_then(|c| c.first()) == Some(key);
             for frontend in port.frontends.iter().filter(wins) {
                 frontend_elements(port, frontend, &mut out);
             }
@@ -231,34 +237,26 @@ impl Ruleset {
         state
     }
 
-    /// The batches that build the tables where there are none: first the chains, then the elements from the inside out,
-    /// no more than `limit` at once.
-    pub fn create(&self, limit: usize) -> Vec<Batch> {
-        let mut batch = Batch::default();
-        let classes = || self.classes.keys().copied();
+    /// What builds the tables where there are none, part by part: first the chains, then Services, some at a time.
+    pub fn create(&self, each: &mut dyn FnMut(&Batch)) {
+        let mut skeletons = Batch::default();
         for id in self.table_refs() {
-            batch.append(diff(&id, None, Some(&self.skeleton_of(id.family, classes()))));
+            skeletons.append(diff(&id, None, Some(&self.skeleton_of(id.family, self.classes.keys().copied()))));
         }
-        // Ordered by place, so that nothing points at what is not there yet.
-        let mut places: BTreeMap<(Place, Family), Vec<Element>> = BTreeMap::new();
+        each(&skeletons);
         let mut seen = HashSet::new();
-        for key in self.plans.keys() {
-            for (family, place, element) in self.render(key).elements {
+        let mut keys = self.plans.keys().peekable();
+        while keys.peek().is_some() {
+            let mut delta = Delta::default();
+            for (family, place, element) in
+                keys.by_ref().take(SERVICES_PER_PART).flat_map(|key| self.render(key).elements)
+            {
                 if !place.is_shared() || seen.insert((family, place, element.key)) {
-                    places.entry((place, family)).or_default().push(element);
+                    delta.add(family, place, element);
                 }
             }
+            each(&delta.into_batch(&self.table));
         }
-        let mut filling = Batch::default();
-        for ((place, family), elements) in places {
-            let (set, layout) = (place.set().into(), place.layout());
-            let id = TableRef::new(family, &self.table);
-            filling.push(&id, Change::AddElements { set, layout, elements });
-        }
-        let mut all = vec![batch];
-        all.extend(if limit == usize::MAX { vec![filling] } else { filling.split(limit) });
-        all.retain(|b| !b.is_empty());
-        all
     }
 }
 

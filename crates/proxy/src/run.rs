@@ -373,11 +373,11 @@ impl<K: Kernel> Proxy<K> {
     fn clean(&mut self, cleanup: &Cleanup) {
         let Some(conntrack) = self.conntrack.as_mut().filter(|_| !cleanup.is_empty()) else { return };
         let started = Instant::now();
-        match conntrack.clean(|flow| cleanup.condemns(flow)) {
-            Ok(deleted) => {
+        match cleanup.carry_out(conntrack) {
+            Ok(cleaned) => {
                 let mut status = self.shared.lock();
                 status.metrics.conntrack.observe(started.elapsed());
-                status.metrics.conntrack_deleted += deleted as u64;
+                status.metrics.conntrack_deleted += cleaned.deleted as u64;
             }
             Err(e) => {
                 tracing::warn!(error = %e, "stale flows");

@@ -1,7 +1,7 @@
 //! Carries the rules to the kernel. Remembers only what the kernel accepted: after a refusal, or when somebody else has
 //! been at the tables, it reads them and commits the difference.
 
-use std::collections::BTreeSet;
+use std::{cell::Cell, collections::BTreeSet};
 
 use skiff_nft::{Batch, Error, Kernel, Table, TableRef, diff};
 use skiff_services::{model::ServiceKey, snapshot::Snapshot};
@@ -89,10 +89,12 @@ impl<K: Kernel> Syncer<K> {
             return whole.map(|()| self.count_commit());
         }
         // Only without privileges: in order and from the inside out, so that every step on the way makes sense.
-        for piece in batch.clone().split(PIECE) {
-            self.kernel.commit(&piece)?;
-            self.count_commit();
-        }
+        batch.clone().split(PIECE).iter().try_for_each(|piece| self.commit_piece(piece))
+    }
+
+    fn commit_piece(&mut self, piece: &Batch) -> Result<(), Error> {
+        self.kernel.commit(piece)?;
+        self.count_commit();
         Ok(())
     }
 
@@ -116,10 +118,24 @@ impl<K: Kernel> Syncer<K> {
     }
 
     fn create(&mut self) -> Result<usize, Error> {
-        let mut whole = Batch::default();
-        self.rules.create(usize::MAX).into_iter().for_each(|batch| whole.append(batch));
-        self.commit(&whole)?;
-        Ok(whole.element_count())
+        let (rules, elements) = (&self.rules, Cell::new(0));
+        let whole = self.kernel.commit_parts(&|each| {
+            elements.set(0);
+            rules.create(&mut |part| {
+                elements.set(elements.get() + part.element_count());
+                each(part);
+            });
+        });
+        if !matches!(whole, Err(Error::TooLong(_))) {
+            whole?;
+            self.count_commit();
+            return Ok(elements.get());
+        }
+        // Only without privileges: Services appear a few at a time.
+        let mut parts = vec![];
+        self.rules.create(&mut |part| parts.extend(part.clone().split(PIECE)));
+        parts.iter().try_for_each(|piece| self.commit_piece(piece))?;
+        Ok(elements.get())
     }
 
     fn repair(&mut self, ids: &[TableRef], have: &[Option<Table>]) -> Result<usize, Error> {

@@ -19,7 +19,10 @@ use common::{
 };
 use serde_json::json;
 use skiff_nft::{Batch, Change, Error, Kernel, Netlink, Ownership};
-use skiff_proxy::{conntrack::Conntrack, sync::Syncer};
+use skiff_proxy::{
+    conntrack::{Cleaned, Conntrack},
+    sync::Syncer,
+};
 use skiff_services::{
     model::{Service, ServiceKey},
     snapshot::Snapshot,
@@ -39,7 +42,7 @@ fn load(snapshot: &Snapshot) -> Syncer<Netlink> {
 fn apply(syncer: &mut Syncer<Netlink>, snapshot: &Snapshot, dirty: &BTreeSet<ServiceKey>) -> usize {
     let report = syncer.sync(dirty, snapshot).unwrap();
     let cleanup = report.cleanup.unwrap();
-    Conntrack::open().unwrap().clean(|flow| cleanup.condemns(flow)).unwrap()
+    cleanup.carry_out(&mut Conntrack::open().unwrap()).unwrap().deleted
 }
 
 fn cluster_ip(name: &str, ip: &str, protocol: &str, more: serde_json::Value) -> Service {
@@ -169,6 +172,43 @@ fn udp_flows_leave_an_endpoint_that_is_gone() {
         assert_eq!(apply(&mut syncer, &snapshot, &dirty), 1);
         let refused = socket.send(b"?").and_then(|_| socket.recv(&mut [0; 64])).map_err(|e| e.kind());
         assert_eq!(refused, Err(ErrorKind::ConnectionRefused));
+    });
+}
+
+#[test]
+fn a_clean_up_is_told_of_the_flows_it_is_about_alone() {
+    isolated("a_clean_up_is_told_of_the_flows_it_is_about_alone", || {
+        let world = World::new();
+        let mut snapshot = scenario();
+        let mut syncer = load(&snapshot);
+        // Others' flows, of both families and several protocols.
+        world.run("p2", || {
+            for to in ["10.244.1.11", "fd44:0:0:1::11"] {
+                let any = if to.contains(':') { "[::]:0" } else { "0.0.0.0:0" };
+                for port in 2000..2200 {
+                    // Nobody listens there: the next send may bring the error of this one.
+                    let _ = UdpSocket::bind(any).unwrap().send_to(b"?", (to, port));
+                }
+            }
+        });
+        let sockets = world.run("out", || {
+            let open = |_| {
+                let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+                socket.set_read_timeout(Some(LONG)).unwrap();
+                socket.connect("10.96.1.20:53").unwrap();
+                socket
+            };
+            (0..20).map(open).collect::<Vec<_>>()
+        });
+        let leave = sockets.iter().filter(|s| ask(s) == LOCAL[0]).count();
+        until("the others' flows", || flows() >= 420);
+
+        let only = format!("{}@a", LOCAL[1]);
+        let dirty = snapshot.apply_slice(common::slice("echo", "echo-1", "UDP", 8080, &[&only]));
+        let cleanup = syncer.sync(&dirty, &snapshot).unwrap().cleanup.unwrap();
+        let cleaned = cleanup.carry_out(&mut Conntrack::open().unwrap()).unwrap();
+        assert_eq!(cleaned, Cleaned { seen: leave, deleted: leave }, "of {} flows", flows());
+        assert!(sockets.iter().all(|s| ask(s) == LOCAL[1]));
     });
 }
 

@@ -6,6 +6,7 @@ mod common;
 use std::{
     collections::BTreeSet,
     net::{IpAddr, SocketAddr},
+    os::fd::OwnedFd,
     sync::mpsc,
     time::Duration,
 };
@@ -15,6 +16,7 @@ use common::{
     net::{Seen, World, attempt},
     table::{Group, groups, host, name_of},
 };
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, ipproto};
 use skiff_nft::{Netlink, Ownership};
 use skiff_proxy::{
     conntrack::{Cleanup, Conntrack},
@@ -70,7 +72,7 @@ fn load(world: &World, group: &Group) {
             let everything = Cleanup::everything(snapshot.iter().map(|(key, _)| rules.plan(key)));
             let mut syncer = Syncer::new(Netlink::open(Ownership::Exclusive).unwrap(), rules.clone());
             syncer.full().unwrap();
-            Conntrack::open().unwrap().clean(|flow| everything.condemns(flow)).unwrap();
+            everything.carry_out(&mut Conntrack::open().unwrap()).unwrap();
         });
     }
 }
@@ -197,23 +199,25 @@ fn crc32c(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0u32, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| bit(crc)))
 }
 
-fn raw_sctp() -> std::os::fd::OwnedFd {
-    use rustix::net::{AddressFamily, SocketType, ipproto, socket};
-    socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::SCTP)).unwrap()
+fn raw_sctp(ipv6: bool) -> OwnedFd {
+    let family = if ipv6 { AddressFamily::INET6 } else { AddressFamily::INET };
+    rustix::net::socket(family, SocketType::RAW, Some(ipproto::SCTP)).unwrap()
 }
 
 /// Who sent the packets that reach r1, by source port.
-fn listen_at(world: &World) -> mpsc::Receiver<(u16, IpAddr)> {
+fn listen_at(world: &World, ipv6: bool) -> mpsc::Receiver<(u16, IpAddr)> {
     let (tell, told) = mpsc::channel();
     world.run("r1", move || {
-        let socket = raw_sctp();
+        let socket = raw_sctp(ipv6);
         std::thread::spawn(move || {
             let mut buffer = [0; 256];
-            while let Ok((n, _)) = rustix::net::recv(&socket, &mut buffer[..], rustix::net::RecvFlags::empty()) {
-                let source: [u8; 4] = buffer[12..16].try_into().unwrap();
-                let ports = u16::from_be_bytes(buffer[20..22].try_into().unwrap());
-                assert!(n >= 40 && buffer[22..24] == 8080u16.to_be_bytes());
-                if tell.send((ports, source.into())).is_err() {
+            while let Ok((n, _, Some(from))) = rustix::net::recvfrom(&socket, &mut buffer[..], RecvFlags::empty()) {
+                // IPv4 comes with its header.
+                let packet = if ipv6 { &buffer[..n] } else { &buffer[20..n] };
+                assert!(packet.len() >= 20 && packet[2..4] == 8080u16.to_be_bytes());
+                let port = u16::from_be_bytes([packet[0], packet[1]]);
+                let from = SocketAddr::try_from(from).unwrap();
+                if tell.send((port, from.ip())).is_err() {
                     return;
                 }
             }
@@ -228,19 +232,21 @@ fn sctp_associations_are_translated() {
         let world = World::new();
         let group = groups().into_iter().find(|g| g.name == "SCTP").unwrap();
         load(&world, &group);
-        let arrivals = listen_at(&world);
-        for (i, (from, to, want)) in group.flows.iter().filter(|f| f.2.starts_with("r1")).enumerate() {
-            let (_, IpAddr::V4(ip), port) = group.destination(to, false) else { panic!("{to}") };
-            let sport = 7000 + i as u16;
-            world.run(from, move || {
-                let socket = raw_sctp();
-                let to = std::net::SocketAddrV4::new(ip, 0);
-                rustix::net::sendto(&socket, &init(sport, port), rustix::net::SendFlags::empty(), &to).unwrap();
-            });
-            let (seen_port, client) = arrivals.recv_timeout(LONG).expect("the packet arrives");
-            let masqueraded = want.ends_with('!') && !["a", "b"].contains(from);
-            assert_eq!(client == host(from, false), !masqueraded, "{from} {to}: {client}");
-            assert!(masqueraded || from.starts_with('a') || seen_port == sport, "{from} {to}: port {seen_port}");
+        for ipv6 in [false, true] {
+            let arrivals = listen_at(&world, ipv6);
+            for (i, (from, to, want)) in group.flows.iter().filter(|f| f.2.starts_with("r1")).enumerate() {
+                let (_, ip, port) = group.destination(to, ipv6);
+                let sport = 7000 + i as u16;
+                world.run(from, move || {
+                    let to = SocketAddr::new(ip, 0);
+                    rustix::net::sendto(raw_sctp(ipv6), &init(sport, port), SendFlags::empty(), &to).unwrap();
+                });
+                let (seen_port, client) = arrivals.recv_timeout(LONG).expect("the packet arrives");
+                // A node's packets come from one of its addresses in any case.
+                let masqueraded = want.ends_with('!');
+                assert!(*from == "a" || (client == host(from, ipv6)) != masqueraded, "{from} {to}: {client}");
+                assert!(masqueraded || seen_port == sport, "{from} {to}: port {seen_port}");
+            }
         }
     });
 }

@@ -259,18 +259,17 @@ impl Slice {
                 port: port(p.port)?,
             })
         });
+        let endpoints = object.endpoints.iter().flatten();
+        let mut endpoints: Vec<Endpoint> = endpoints.filter_map(|e| Endpoint::from_api(e, namespace, ipv6)).collect();
+        // They stay for as long as the cluster: hundreds of thousands of them.
+        endpoints.shrink_to_fit();
         let annotation = |name: &str| meta.annotations.as_ref().and_then(|a| a.get(name)).cloned();
         Some(Slice {
             name: meta.name.as_deref()?.into(),
             service: ServiceKey::new(namespace, service),
             ipv6,
             ports: ports.collect(),
-            endpoints: object
-                .endpoints
-                .iter()
-                .flatten()
-                .filter_map(|e| Endpoint::from_api(e, namespace, ipv6))
-                .collect(),
+            endpoints,
             trigger_time: annotation(ANNOTATION_TRIGGER_TIME),
         })
     }

@@ -217,7 +217,9 @@ fn arrange(before: &[SocketAddr], want: &[SocketAddr]) -> Vec<SocketAddr> {
     let kept = before.iter().skip(want.len()).filter(|a| wanted.contains(a));
     let mut movers = fresh.chain(kept).copied();
     let slot = |i: usize| before.get(i).filter(|a| wanted.contains(a)).copied();
-    (0..want.len()).filter_map(|i| slot(i).or_else(|| movers.next())).collect()
+    let mut slots = Vec::with_capacity(want.len());
+    slots.extend((0..want.len()).filter_map(|i| slot(i).or_else(|| movers.next())));
+    slots
 }
 
 fn cluster_route(choice: &Choice) -> Route {
