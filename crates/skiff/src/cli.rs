@@ -307,6 +307,9 @@ pub(crate) struct Agent {
     /// [default: the resolvers of the host's /etc/resolv.conf]
     #[arg(long, value_name = "IP[:PORT]", value_parser = resolver)]
     pub(crate) dns_upstream: Vec<SocketAddr>,
+    /// End a pod's walk through its DNS search path at its first question (see docs/dns.md)
+    #[arg(long)]
+    pub(crate) dns_end_search_walks: bool,
 }
 
 #[derive(Args, Clone, Debug)]

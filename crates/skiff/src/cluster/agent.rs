@@ -65,7 +65,7 @@ async fn live(args: &Agent, name: String, paths: &Paths) -> Result<()> {
         dns_ip: args.cluster_dns,
         domain: args.cluster_domain.clone(),
         dns_upstreams: args.dns_upstream.clone(),
-        dns_end_walks: false,
+        dns_end_walks: args.dns_end_search_walks,
         neighbours: vec![Net::host(ip)],
         name,
     };

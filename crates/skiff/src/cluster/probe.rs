@@ -9,11 +9,12 @@ use std::{
 use anyhow::{Context, Result};
 use skiff_dns::wire::{self, Name, rtype};
 use tokio::{
-    net::{TcpStream, UdpSocket},
+    net::TcpStream,
     time::{Instant, sleep, timeout},
 };
 
 use super::{config::Config, network::netns, paths::Paths};
+use crate::dns::ask::exchange;
 
 /// The first answer may take this long; each try this long, with this pause between them.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -55,12 +56,7 @@ async fn patiently<F: Future<Output = io::Result<()>>>(mut ask: impl FnMut() -> 
 async fn dns_answers(server: SocketAddr, domain: &str, expect: IpAddr) -> io::Result<()> {
     let wrong = |what: &str| io::Error::new(io::ErrorKind::InvalidData, what.to_owned());
     let name = Name::parse(&format!("kubernetes.default.svc.{domain}")).ok_or_else(|| wrong("no DNS name"))?;
-    let socket = UdpSocket::bind("0.0.0.0:0").await?;
-    socket.connect(server).await?;
-    socket.send(&wire::encode_query(1, &name, rtype::A)).await?;
-    let mut buffer = [0; 1500];
-    let length = socket.recv(&mut buffer).await?;
-    let answer = wire::parse_foreign(&buffer[..length]).ok_or_else(|| wrong("malformed answer"))?;
+    let answer = exchange(server, &name, rtype::A).await?;
     let IpAddr::V4(expect) = expect else { return Ok(()) };
     let right = wire::Data::Other { rtype: rtype::A, bytes: expect.octets().to_vec() };
     match answer.response.answers.iter().any(|r| r.data == right) {

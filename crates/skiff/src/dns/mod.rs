@@ -2,6 +2,7 @@
 //! is found.
 
 mod args;
+pub(crate) mod ask;
 mod query;
 mod serve;
 

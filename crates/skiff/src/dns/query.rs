@@ -24,22 +24,19 @@ use skiff_dns::{
     zone::Zone,
 };
 use skiff_node::pod::resolv::{self, Resolv};
-use skiff_services::model;
-use tokio::{net::UdpSocket, time::timeout};
 
-use super::args::DnsQuery;
+use super::{
+    args::DnsQuery,
+    ask::{PATIENCE, candidates, exchange, ndots, zone},
+};
 use crate::cluster::{config::Config, network::netns, paths::Paths};
-
-const PATIENCE: Duration = Duration::from_secs(5);
-/// What resolv.conf(5) says when the file does not.
-const NDOTS: usize = 1;
 
 pub(crate) fn run(args: &DnsQuery) -> Result<ExitCode> {
     let (config, paths) = crate::commands::running(&args.which)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let rtype = rtype_of(&args.rtype)?;
     let view = runtime.block_on(look(args, &config, &paths))?;
-    let candidates = candidates(&args.what, &view.resolv)?;
+    let candidates = candidates(&complete(&args.what), &view.resolv)?;
     let server = SocketAddr::new(view.server(&config), 53);
     let node = paths.netns(&view.node);
     let asked = netns::inside(&node, || async { walk(server, &candidates, rtype).await });
@@ -72,15 +69,9 @@ async fn look(args: &DnsQuery, config: &Config, paths: &Paths) -> Result<View> {
     let services = Api::<Service>::all(client.clone()).list(&all).await?;
     let slices = Api::<EndpointSlice>::all(client.clone()).list(&all).await?;
     let namespaces = Api::<Namespace>::all(client.clone()).list(&all).await?;
-    let domain = Name::parse(&config.domain).context("the cluster's domain is no DNS name")?;
-    let mut zone = Zone::new(domain, vec![config.dns_ip().into()]);
+    let zone = zone(&config.domain, config.dns_ip().into(), &services, &slices);
+    let mut zone = zone.context("the cluster's domain is no DNS name")?;
     zone.set_namespaces(namespaces.iter().map(|n| n.name_any().into()).collect());
-    zone.update(|s| {
-        services.iter().filter_map(model::Service::from_api).filter_map(|v| s.apply_service(v)).collect::<Vec<_>>()
-    });
-    zone.update(|s| {
-        slices.iter().filter_map(model::Slice::from_api).flat_map(|v| s.apply_slice(v)).collect::<Vec<_>>()
-    });
     let (pod, asker) = asking_pod(args, client).await?;
     let node = pod.spec.as_ref().and_then(|s| s.node_name.clone()).unwrap_or_else(|| config.node_name(0));
     let host = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
@@ -121,23 +112,9 @@ fn rtype_of(text: &str) -> Result<u16> {
     })
 }
 
-/// The names that a resolver tries, in its order (resolv.conf(5)). An address stands for its reverse name.
-fn candidates(text: &str, resolv: &Resolv) -> Result<Vec<Name>> {
-    let text = text.parse().map_or_else(|_| text.to_owned(), reverse);
-    let parse = |text: &str| Name::parse(text).with_context(|| format!("{text:?} is not a DNS name"));
-    if text.ends_with('.') {
-        return Ok(vec![parse(&text)?]);
-    }
-    let ndots = ndots(resolv);
-    let mut names = resolv.searches.iter().map(|s| parse(&format!("{text}.{s}"))).collect::<Result<Vec<_>>>()?;
-    let first = text.matches('.').count() >= ndots;
-    names.insert(if first { 0 } else { names.len() }, parse(&text)?);
-    Ok(names)
-}
-
-fn ndots(resolv: &Resolv) -> usize {
-    let option = resolv.options.iter().find_map(|o| o.strip_prefix("ndots:"));
-    option.and_then(|n| n.parse().ok()).unwrap_or(NDOTS)
+/// An address stands for its reverse name.
+fn complete(text: &str) -> String {
+    text.parse().map_or_else(|_| text.to_owned(), reverse)
 }
 
 fn reverse(ip: IpAddr) -> String {
@@ -164,9 +141,10 @@ async fn walk(server: SocketAddr, names: &[Name], rtype: u16) -> io::Result<Vec<
     let mut asked = vec![];
     for name in names {
         let start = Instant::now();
-        let answer = match timeout(PATIENCE, ask(server, name, rtype)).await {
-            Ok(answer) => Some(answer?),
-            Err(_) => None,
+        let answer = match exchange(server, name, rtype).await {
+            Ok(answer) => Some(answer),
+            Err(error) if error.kind() == io::ErrorKind::TimedOut => None,
+            Err(error) => return Err(error),
         };
         let found = answer.as_ref().is_some_and(|a| is_found(a, rtype));
         asked.push(Asked { answer, took: start.elapsed() });
@@ -175,20 +153,6 @@ async fn walk(server: SocketAddr, names: &[Name], rtype: u16) -> io::Result<Vec<
         }
     }
     Ok(asked)
-}
-
-async fn ask(server: SocketAddr, name: &Name, rtype: u16) -> io::Result<Foreign> {
-    let socket = UdpSocket::bind(if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).await?;
-    socket.connect(server).await?;
-    let id = rand::random();
-    socket.send(&wire::encode_query(id, name, rtype)).await?;
-    let mut buffer = [0; 4096];
-    loop {
-        let length = socket.recv(&mut buffer).await?;
-        if let Some(answer) = wire::parse_foreign(&buffer[..length]).filter(|a| a.id == id) {
-            return Ok(answer);
-        }
-    }
 }
 
 /// A resolver goes on when there is nothing of the type that it wants.
@@ -248,22 +212,12 @@ fn data(data: &Data) -> String {
 mod tests {
     use super::*;
 
-    fn resolv() -> Resolv {
-        Resolv::parse("nameserver 10.96.0.10\nsearch shop.svc.cluster.local svc.cluster.local\noptions ndots:2\n")
-    }
-
     #[test]
-    fn the_order_of_a_walk() {
-        let walk = |text: &str| {
-            let names = candidates(text, &resolv()).unwrap();
-            names.iter().map(Name::to_string).collect::<Vec<_>>().join(" ")
-        };
-        assert_eq!(walk("web"), "web.shop.svc.cluster.local. web.svc.cluster.local. web.");
-        assert_eq!(walk("a.b.c"), "a.b.c. a.b.c.shop.svc.cluster.local. a.b.c.svc.cluster.local.");
-        assert_eq!(walk("web.shop."), "web.shop.");
-        assert_eq!(walk("10.96.0.1"), "1.0.96.10.in-addr.arpa.");
-        assert!(walk("fd00::7").starts_with("7.0.0.0.") && walk("fd00::7").ends_with("0.0.d.f.ip6.arpa."));
-        assert!(candidates("a..b", &resolv()).is_err());
+    fn addresses_stand_for_their_names() {
+        assert_eq!(complete("10.96.0.1"), "1.0.96.10.in-addr.arpa.");
+        let six = complete("fd00::7");
+        assert!(six.starts_with("7.0.0.0.") && six.ends_with("0.0.d.f.ip6.arpa."), "{six}");
+        assert_eq!(complete("web.shop"), "web.shop");
     }
 
     #[test]

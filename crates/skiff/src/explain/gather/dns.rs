@@ -4,26 +4,22 @@
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    time::Duration,
 };
 
 use skiff_dns::{
-    wire::{self, Data, Name, Rcode, Record, rtype},
+    wire::{Data, Name, Rcode, Record, rtype},
     zone::{Answer, Zone},
 };
 use skiff_node::pod::resolv::{self, Resolv};
-use skiff_services::model::{Service, Slice};
-use tokio::{net::UdpSocket, time::timeout};
 
 use super::place::Local;
-use crate::explain::{
-    evidence::{Answered, Client, Cluster, Kind, Lookup},
-    question::{Host, Question, Target},
+use crate::{
+    dns::ask::{candidates, exchange, zone},
+    explain::{
+        evidence::{Answered, Client, Cluster, Kind, Lookup},
+        question::{Host, Question, Target},
+    },
 };
-
-/// A name server of the cluster may have to ask others first.
-const PATIENCE: Duration = Duration::from_secs(5);
-const NDOTS: usize = 1;
 
 /// None where no name is asked for, or where the client does not ask the cluster for names.
 pub(super) fn look_up(question: &Question, client: &Client, cluster: &Cluster, local: &Local) -> Option<Lookup> {
@@ -31,22 +27,23 @@ pub(super) fn look_up(question: &Question, client: &Client, cluster: &Cluster, l
     let (server, names) = match &question.target {
         Target::Service { name, .. } => {
             cluster.service(&question.namespace, name)?;
-            (dns.to_string(), vec![format!("{name}.{}.svc.{}.", question.namespace, local.config.domain)])
+            let name = format!("{name}.{}.svc.{}.", question.namespace, local.config.domain);
+            (dns.to_string(), vec![Name::parse(&name)?])
         }
         Target::Peer { host: Host::Ip(_), .. } => return None,
         Target::Peer { host: Host::Name(host), .. } => {
             let resolv = resolver(client, cluster, local)?;
-            (resolv.nameservers.first()?.clone(), candidates(host, &resolv))
+            (resolv.nameservers.first()?.clone(), candidates(host, &resolv).ok()?)
         }
     };
-    let zone = zone(cluster, local, dns)?;
+    let mut zone = zone(&local.config.domain, dns, &cluster.services, &cluster.slices)?;
+    cluster.pods.iter().for_each(|p| zone.add_namespace(p.metadata.namespace.as_deref().unwrap_or_default()));
     let mut lookup = Lookup { server, asked: vec![], zone: None };
     for name in names {
-        let wire = Name::parse(&name)?;
-        lookup.zone = by_zone(&zone, &wire);
-        let answered = ask(&lookup.server, &wire, client, cluster, local);
+        lookup.zone = by_zone(&zone, &name);
+        let answered = ask(&lookup.server, &name, client, cluster, local);
         let found = has_address(&answered) || lookup.zone.as_ref().is_some_and(has_address);
-        lookup.asked.push((name.trim_end_matches('.').to_owned(), answered));
+        lookup.asked.push((text(&name), answered));
         if found {
             break;
         }
@@ -67,34 +64,6 @@ fn resolver(client: &Client, cluster: &Cluster, local: &Local) -> Option<Resolv>
     let told = resolv::Cluster { ip: Some(local.config.dns_ip().into()), domain: &local.config.domain };
     let host = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     Some(resolv::of(pod, told, &Resolv::parse(&host)).0)
-}
-
-/// The names that a resolver tries, in its order (resolv.conf(5)).
-fn candidates(host: &str, resolv: &Resolv) -> Vec<String> {
-    if host.ends_with('.') {
-        return vec![host.into()];
-    }
-    let option = resolv.options.iter().find_map(|o| o.strip_prefix("ndots:"));
-    let ndots = option.and_then(|n| n.parse().ok()).unwrap_or(NDOTS);
-    let as_it_is = format!("{host}.");
-    let mut names: Vec<String> =
-        resolv.searches.iter().map(|s| format!("{host}.{}.", s.trim_end_matches('.'))).collect();
-    let dots = host.matches('.').count();
-    names.insert(if dots >= ndots { 0 } else { names.len() }, as_it_is);
-    names
-}
-
-fn zone(cluster: &Cluster, local: &Local, dns: IpAddr) -> Option<Zone> {
-    let mut zone = Zone::new(Name::parse(&local.config.domain)?, vec![dns]);
-    zone.update(|snapshot| {
-        let services = cluster.services.iter().filter_map(Service::from_api);
-        let slices = cluster.slices.iter().filter_map(Slice::from_api);
-        let mut dirty: Vec<_> = services.filter_map(|s| snapshot.apply_service(s)).collect();
-        dirty.extend(slices.flat_map(|s| snapshot.apply_slice(s)));
-        dirty
-    });
-    cluster.pods.iter().for_each(|p| zone.add_namespace(p.metadata.namespace.as_deref().unwrap_or_default()));
-    Some(zone)
 }
 
 fn by_zone(zone: &Zone, name: &Name) -> Option<Answered> {
@@ -122,7 +91,7 @@ fn ask(server: &str, name: &Name, client: &Client, cluster: &Cluster, local: &Lo
     let Ok(ip) = server.parse::<IpAddr>() else { return Answered::Failed(format!("{server:?} is no address")) };
     let mut last = Answered::NoSuchName;
     for kind in [rtype::A, rtype::AAAA] {
-        let question = |name: Name| move || async move { exchange((ip, 53).into(), &name, kind).await };
+        let question = |name: Name| move || async move { asked((ip, 53).into(), &name, kind).await };
         // For an object's name the node asks: the world outside has no way to the name server.
         let asked = match client.kind {
             Kind::Outside => local.on_node(&client.node, question(name.clone())),
@@ -136,18 +105,10 @@ fn ask(server: &str, name: &Name, client: &Client, cluster: &Cluster, local: &Lo
     last
 }
 
-async fn exchange(server: SocketAddr, name: &Name, kind: u16) -> io::Result<Answered> {
-    let socket = UdpSocket::bind(if server.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }).await?;
-    socket.connect(server).await?;
-    socket.send(&wire::encode_query(1, name, kind)).await?;
-    let mut buffer = [0; 4096];
-    let length = match timeout(PATIENCE, socket.recv(&mut buffer)).await {
-        Err(_) => return Ok(Answered::Failed(format!("no answer within {} s", PATIENCE.as_secs()))),
-        Ok(Err(e)) => return Ok(Answered::Failed(e.to_string())),
-        Ok(Ok(length)) => length,
-    };
-    let Some(answer) = wire::parse_foreign(&buffer[..length]) else {
-        return Ok(Answered::Failed("a malformed answer".into()));
+async fn asked(server: SocketAddr, name: &Name, kind: u16) -> io::Result<Answered> {
+    let answer = match exchange(server, name, kind).await {
+        Err(error) => return Ok(Answered::Failed(error.to_string())),
+        Ok(answer) => answer,
     };
     Ok(match answer.response.rcode {
         Rcode::NoError => found(&answer.response.answers),
@@ -177,18 +138,4 @@ fn found(records: &[Record]) -> Answered {
         }
     }
     Answered::Found { aliases, addresses }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_tried_in_the_resolvers_order() {
-        let resolv = Resolv::parse("search a.b b\noptions ndots:2\n");
-        assert_eq!(candidates("x", &resolv), ["x.a.b.", "x.b.", "x."]);
-        assert_eq!(candidates("x.y.z", &resolv), ["x.y.z.", "x.y.z.a.b.", "x.y.z.b."]);
-        assert_eq!(candidates("x.", &resolv), ["x."]);
-        assert_eq!(candidates("x.y", &Resolv::default()), ["x.y."]);
-    }
 }
