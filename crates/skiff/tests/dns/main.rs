@@ -1,5 +1,6 @@
 //! The cluster's names and others, asked of a node's server and of `skiff dns` alone; `skiff dns query`.
 
+#[path = "../common/mod.rs"]
 mod common;
 
 use std::{
