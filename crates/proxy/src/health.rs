@@ -5,12 +5,13 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use http::StatusCode;
 use skiff_client::probes::{Answer, Server, answer, serve};
 use skiff_services::model::ServiceKey;
+use tokio::time::Instant;
 
 use crate::metrics::Metrics;
 
@@ -29,7 +30,7 @@ pub struct Status {
     pub last_updated: Option<jiff::Timestamp>,
     /// When the API server was last heard of. It may just have nothing to say: a node's own object changes every few
     /// minutes at least.
-    pub last_news: Option<jiff::Timestamp>,
+    pub last_news: Option<Instant>,
     /// Node is being deleted, or is marked for it by the autoscaler.
     pub node_leaving: bool,
     /// Ready local endpoints, by healthCheckNodePort.
@@ -37,6 +38,11 @@ pub struct Status {
 }
 
 impl Status {
+    /// How long ago the API server was last heard of.
+    fn news_age(&self) -> Option<Duration> {
+        self.last_news.map(|at| at.elapsed())
+    }
+
     pub fn is_alive(&self) -> bool {
         self.waiting_since.is_none_or(|since| since.elapsed() < OVERDUE)
     }
@@ -74,7 +80,7 @@ pub fn about_proxy(shared: &Shared, path: &str) -> Answer {
             answer(code(alive), "application/json", times(&status))
         }
         "/metrics" => {
-            status.metrics.last_news = status.last_news.map_or(0.0, |t| t.as_millisecond() as f64 / 1000.0);
+            status.metrics.last_news = last_news(&status).map_or(0.0, |t| t.as_millisecond() as f64 / 1000.0);
             answer(StatusCode::OK, "text/plain; version=0.0.4", status.metrics.render())
         }
         "/proxyMode" => answer(StatusCode::OK, "text/plain", "nftables".into()),
@@ -82,13 +88,18 @@ pub fn about_proxy(shared: &Shared, path: &str) -> Answer {
     }
 }
 
+/// As the wall clock shows it; what counts is the age, which no change of that clock makes wrong.
+fn last_news(status: &Status) -> Option<jiff::Timestamp> {
+    jiff::Timestamp::now().checked_sub(status.news_age()?).ok()
+}
+
 fn times(status: &Status) -> String {
     let now = jiff::Timestamp::now();
     let updated = status.last_updated.unwrap_or(now);
     let body = serde_json::json!({
         "lastUpdated": updated.to_string(), "currentTime": now.to_string(), "nodeEligible": !status.node_leaving,
-        "lastNews": status.last_news.map(|t| t.to_string()),
-        "newsAgeSeconds": status.last_news.map(|t| now.duration_since(t).as_secs()),
+        "lastNews": last_news(status).map(|t| t.to_string()),
+        "newsAgeSeconds": status.news_age().map(|age| age.as_secs()),
     });
     body.to_string()
 }

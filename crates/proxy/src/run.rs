@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     io,
     net::{IpAddr, SocketAddr},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use futures::FutureExt;
@@ -27,7 +27,7 @@ use skiff_services::{
     choice::{Viewpoint, choose},
     model::{LABEL_HEADLESS, LABEL_PROXY_NAME, ServiceKey, TrafficPolicy},
 };
-use tokio::time::{MissedTickBehavior, interval, sleep_until};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::{
     addresses::Addresses,
@@ -175,7 +175,7 @@ struct Proxy<K> {
     addresses: Option<Addresses>,
     health_ports: NodePortServers,
     health: HashMap<ServiceKey, (u16, usize)>,
-    retry_at: Option<tokio::time::Instant>,
+    retry_at: Option<Instant>,
     retry_delay: Duration,
 }
 
@@ -254,7 +254,7 @@ impl<K: Kernel> Proxy<K> {
                 }
             };
             if heard {
-                self.shared.lock().last_news = Some(jiff::Timestamp::now());
+                self.shared.lock().last_news = Some(Instant::now());
             }
             self.drain(&mut watches);
             if self.work_waits() {
@@ -332,7 +332,7 @@ impl<K: Kernel> Proxy<K> {
     fn failed(&mut self, e: &skiff_nft::Error) {
         tracing::error!(error = %e, retry_in = ?self.retry_delay, "the rules are not up to date");
         self.shared.lock().metrics.sync_failures += 1;
-        self.retry_at = Some(tokio::time::Instant::now() + self.retry_delay);
+        self.retry_at = Some(Instant::now() + self.retry_delay);
         self.retry_delay = (self.retry_delay * 2).min(RETRY_MOST);
     }
 
