@@ -3,6 +3,7 @@
 pub mod mirror;
 pub mod slices;
 pub mod subsets;
+pub mod topology;
 pub mod trigger;
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Keeps the slices of each Service as planned.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -20,6 +20,7 @@ use skiff_services::{
     endpoints::{
         self as facts, LABEL_SLICE_MANAGED_BY, SLICE_CONTROLLER,
         slices::{self, Nodes, Plan},
+        topology::{self, Capacity, Unable},
         trigger::Triggers,
     },
     model::LABEL_SERVICE_NAME,
@@ -30,12 +31,16 @@ use crate::{
     Job,
     context::{Context, Reconcile, on_self},
     endpoints::run::{on_pods, selected},
+    nodelifecycle::plan::ready_status,
     object::{is_deleted, labels, name, namespace},
     replicaset::run::text,
+    scheduler::quantity::milli,
 };
 
 const IDENTITY: &str = "endpointslice-controller";
 const ZONE: &str = "topology.kubernetes.io/zone";
+/// Nodes with one of these are no place for the load that hints divide.
+const CONTROL_PLANE: [&str; 2] = ["node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master"];
 /// A pod's node that the cache does not know is looked for again after this time.
 const NODE_RETRY: Duration = Duration::from_secs(1);
 
@@ -46,8 +51,12 @@ struct Controller {
     nodes: Arc<Cache<Node>>,
     slices: Arc<Cache<EndpointSlice>>,
     triggers: Mutex<HashMap<Key, Triggers>>,
+    /// What was last told of the Services in topology mode Auto.
+    topology: Mutex<HashMap<Key, Topology>>,
     events: Recorder,
 }
+
+type Topology = BTreeMap<&'static str, Result<(), Unable>>;
 
 pub(crate) fn start(cx: &Arc<Context>) -> Job {
     let queue = Queue::new();
@@ -58,6 +67,7 @@ pub(crate) fn start(cx: &Arc<Context>) -> Job {
         nodes: cx.cache(),
         slices: cx.cache(),
         triggers: Mutex::default(),
+        topology: Mutex::default(),
         events: cx.recorder(IDENTITY, "endpoint-slice-controller"),
     };
     on_self(&me.services, &queue);
@@ -101,6 +111,7 @@ impl Reconcile for Controller {
         let service = self.services.get(&key);
         let Some(service) = service.filter(|s| facts::is_managed(s)) else {
             self.triggers().remove(&key);
+            self.topologies().remove(&key);
             let plan = Plan { delete: existing.iter().map(|s| name(&s.metadata).into()).collect(), ..Plan::default() };
             write::apply(&self.client, &self.slices, &key.namespace, &plan).await?;
             return Ok(Done::Settled);
@@ -112,20 +123,25 @@ impl Reconcile for Controller {
         let trigger = self.triggers().entry(key.clone()).or_default().look(&service, &pods);
         let existing: Vec<&EndpointSlice> =
             existing.iter().filter(|s| !is_deleted(&s.metadata)).map(|s| &**s).collect();
-        let plan = slices::plan(&service, &pods, &self.zones(), &existing, trigger);
+        let plan = slices::plan(&service, &pods, &self.known_nodes(), &existing, trigger);
         self.apply(&service, &key, &plan).await?;
+        self.tell_topology(&service, key, &plan.topology);
         Ok(if plan.node_missing { Done::Again(NODE_RETRY) } else { Done::Settled })
     }
 }
 
 impl Controller {
-    /// Zones stand in the slices, so a node's zone concerns every Service.
+    /// Zones stand in the slices, so a node's zone concerns every Service; what it can carry, those whose hints depend on it.
     fn on_nodes(&self, queue: &Arc<Queue>) {
         let (queue, services) = (queue.clone(), self.services.clone());
         self.nodes.subscribe(move |old, new| {
             let zone = |n: Option<&Arc<Node>>| n.map(|n| labels(&n.metadata).get(ZONE).cloned());
-            if zone(old) != zone(new) {
-                services.all().iter().for_each(|s| queue.add(Key::of(&**s)));
+            let carries = |n: Option<&Arc<Node>>| n.and_then(|n| strength(n));
+            let (moved, other_strength) = (zone(old) != zone(new), carries(old) != carries(new));
+            if moved || other_strength {
+                let all = services.all();
+                let concerned = all.iter().filter(|s| moved || topology::is_auto(s));
+                concerned.for_each(|s| queue.add(Key::of(&**s)));
             }
         });
     }
@@ -141,12 +157,56 @@ impl Controller {
         outcome
     }
 
-    fn zones(&self) -> Nodes {
+    fn known_nodes(&self) -> Nodes {
         let nodes = self.nodes.all();
-        nodes.iter().map(|n| (name(&n.metadata).to_string(), labels(&n.metadata).get(ZONE).cloned())).collect()
+        let zone = |n: &Node| labels(&n.metadata).get(ZONE).cloned();
+        Nodes {
+            zones: nodes.iter().map(|n| (name(&n.metadata).to_string(), zone(n))).collect(),
+            capacity: Capacity::of(
+                nodes.iter().filter_map(|n| Some((labels(&n.metadata).get(ZONE).map(String::as_str), strength(n)?))),
+            ),
+        }
+    }
+
+    /// Says what has changed since it was last said.
+    fn tell_topology(&self, service: &Service, key: Key, now: &Topology) {
+        let before = self.topologies().remove(&key).unwrap_or_default();
+        if !now.is_empty() {
+            self.topologies().insert(key, now.clone());
+        }
+        for (family, state) in now.iter().filter(|(family, state)| before.get(*family) != Some(state)) {
+            match state {
+                Ok(()) => {
+                    let words = format!("Topology Aware Hints has been enabled, addressType: {family}");
+                    self.events.normal(service, "TopologyAwareHintsEnabled", words);
+                }
+                Err(why) => {
+                    self.events.warning(service, "TopologyAwareHintsDisabled", format!("{why}, addressType: {family}"));
+                }
+            }
+        }
+        for family in before.keys().filter(|family| !now.contains_key(*family)) {
+            let words = format!("Topology Aware Hints has been disabled, addressType: {family}");
+            self.events.warning(service, "TopologyAwareHintsDisabled", words);
+        }
+    }
+
+    fn topologies(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Topology>> {
+        self.topology.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn triggers(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Triggers>> {
         self.triggers.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The processors that a node offers, in thousandths; None when it is not ready, or the control plane's.
+fn strength(node: &Node) -> Option<u64> {
+    let labels = labels(&node.metadata);
+    if ready_status(node) != Some("True") || CONTROL_PLANE.iter().any(|role| labels.contains_key(*role)) {
+        return None;
+    }
+    let allocatable = node.status.as_ref().and_then(|s| s.allocatable.as_ref());
+    let cpu = allocatable.and_then(|a| a.get("cpu")).and_then(|cpu| milli(&cpu.0));
+    Some(cpu.and_then(|cpu| u64::try_from(cpu).ok()).unwrap_or(0))
 }

@@ -6,6 +6,7 @@ mod faults;
 mod sieve;
 mod stateful;
 mod support;
+mod topology;
 
 use k8s_openapi::{
     api::{

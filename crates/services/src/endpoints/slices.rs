@@ -17,6 +17,7 @@ use k8s_openapi::{
 use super::{
     LABEL_SLICE_MANAGED_BY, SLICE_CONTROLLER, addresses, candidates, hostname, is_ready, is_terminating, labels,
     protocol, service_ports, target, target_port,
+    topology::{self, Capacity, Spot, Unable},
 };
 use crate::model::{ANNOTATION_TRIGGER_TIME, LABEL_SERVICE_NAME};
 
@@ -31,10 +32,17 @@ pub struct Plan {
     pub delete: Vec<String>,
     /// A pod was left out because its node is not known (yet).
     pub node_missing: bool,
+    /// Of a Service in topology mode Auto: for each family, whether its endpoints have hints, or why not.
+    pub topology: BTreeMap<&'static str, Result<(), Unable>>,
 }
 
-/// What the planner knows of a node: its zone, if it has one.
-pub type Nodes = BTreeMap<String, Option<String>>;
+/// What the planner knows of nodes.
+#[derive(Clone, Debug, Default)]
+pub struct Nodes {
+    /// Of each node its zone, if it has one.
+    pub zones: BTreeMap<String, Option<String>>,
+    pub capacity: Capacity,
+}
 
 pub fn plan<P: AsRef<Pod>>(
     service: &Service,
@@ -43,10 +51,16 @@ pub fn plan<P: AsRef<Pod>>(
     existing: &[&EndpointSlice],
     trigger: Option<String>,
 ) -> Plan {
-    let wanted = wanted(service, pods, nodes);
+    let mut wanted = wanted(service, pods, nodes);
+    let topology = if topology::is_auto(service) {
+        wanted.families.clone().into_iter().map(|f| (f, wanted.hint(f, existing, &nodes.capacity))).collect()
+    } else {
+        BTreeMap::new()
+    };
     let frame = Frame { metadata: metadata(service, trigger), existing, capacity: CAPACITY };
     let mut plan = frame.fill(wanted.groups, &wanted.families);
     plan.node_missing = wanted.node_missing;
+    plan.topology = topology;
     plan
 }
 
@@ -108,13 +122,41 @@ struct Wanted {
     node_missing: bool,
 }
 
+impl Wanted {
+    /// Gives a family's ready endpoints the zones that they are for, or none of them.
+    fn hint(&mut self, family: &str, existing: &[&EndpointSlice], capacity: &Capacity) -> Result<(), Unable> {
+        let before = hinted(family, existing);
+        let of_family = self.groups.iter_mut().filter(|(shape, _)| shape.family == family);
+        let ready = |e: &&mut Endpoint| e.conditions.as_ref().is_some_and(|c| c.ready == Some(true));
+        let mut endpoints: Vec<&mut Endpoint> =
+            of_family.flat_map(|(_, group)| group.values_mut()).filter(ready).collect();
+        let spot = |e: &&mut Endpoint| (e.zone.clone(), before.get(&id(e)).copied());
+        let spots: Vec<_> = endpoints.iter().map(spot).collect();
+        let spots: Vec<Spot<'_>> =
+            spots.iter().map(|(zone, hint)| Spot { zone: zone.as_deref(), hint: *hint }).collect();
+        let zones = topology::assign(&spots, capacity)?;
+        for (endpoint, name) in endpoints.iter_mut().zip(zones) {
+            endpoint.hints = Some(EndpointHints { for_zones: Some(vec![ForZone { name }]), for_nodes: None });
+        }
+        Ok(())
+    }
+}
+
+/// The zone that each endpoint is for so far.
+fn hinted<'a>(family: &str, existing: &[&'a EndpointSlice]) -> BTreeMap<Id, &'a str> {
+    let slices = existing.iter().filter(|s| s.address_type == family);
+    let endpoints = slices.flat_map(|s| s.endpoints.iter().flatten());
+    let zone = |e: &'a Endpoint| Some((id(e), e.hints.as_ref()?.for_zones.as_ref()?.first()?.name.as_str()));
+    endpoints.filter_map(zone).collect()
+}
+
 fn wanted<P: AsRef<Pod>>(service: &Service, pods: &[P], nodes: &Nodes) -> Wanted {
     let families = families(service, pods);
     let mut wanted = Wanted { groups: BTreeMap::new(), families: families.clone(), node_missing: false };
     let publish = service.spec.as_ref().is_some_and(|s| s.publish_not_ready_addresses == Some(true));
     for pod in candidates(pods) {
         let Some(node) = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()) else { continue };
-        let zone = nodes.get(node);
+        let zone = nodes.zones.get(node);
         for family in &families {
             let Some(ip) = addresses(pod).into_iter().find(|ip| family_of(*ip) == *family) else { continue };
             if zone.is_none() && !publish {
@@ -180,8 +222,11 @@ fn endpoint(service: &Service, pod: &Pod, ip: IpAddr, zone: Option<String>) -> E
     }
 }
 
-/// trafficDistribution as hints: stay in the zone, or on the node.
+/// trafficDistribution as hints: stay in the zone, or on the node. Topology mode Auto goes before it.
 fn hints(service: &Service, zone: Option<&str>, node: Option<&str>) -> Option<EndpointHints> {
+    if topology::is_auto(service) {
+        return None;
+    }
     let distribution = service.spec.as_ref()?.traffic_distribution.as_deref()?;
     let for_zones = zone.map(|z| vec![ForZone { name: z.into() }]);
     match distribution {

@@ -3,7 +3,8 @@ use std::sync::Arc;
 use super::{super::fixture, *};
 
 fn nodes() -> Nodes {
-    [("n".to_string(), Some("z1".to_string())), ("m".to_string(), None)].into()
+    let zones = [("n".to_string(), Some("z1".to_string())), ("m".to_string(), None)].into();
+    Nodes { zones, ..Nodes::default() }
 }
 
 /// A server that carries plans out.
@@ -151,6 +152,32 @@ fn hints_follow_the_traffic_distribution() {
     let hints = zone(&web).unwrap();
     assert_eq!(hints.for_zones.unwrap()[0].name, "z1");
     assert_eq!(hints.for_nodes.unwrap()[0].name, "n");
+}
+
+#[test]
+fn hints_by_the_zones_processors_go_before_the_traffic_distribution() {
+    let zones: BTreeMap<_, _> = ["a", "b"].map(|z| (z.to_string(), Some(format!("zone-{z}")))).into();
+    let mut nodes = Nodes { zones, capacity: Capacity::of([(Some("zone-a"), 2000), (Some("zone-b"), 2000)]) };
+    let mut web = fixture::service("web", &[("", "80")]);
+    web.metadata.annotations = Some([("service.kubernetes.io/topology-mode".to_string(), "Auto".to_string())].into());
+    web.spec.as_mut().unwrap().traffic_distribution = Some("PreferClose".into());
+    let pod = |n: u32| -> Arc<Pod> { fixture::pod(n).ready().node(if n < 4 { "a" } else { "b" }).into() };
+    let mut pods: Vec<Arc<Pod>> = [1, 2, 3, 4].map(pod).into();
+    pods.push(fixture::pod(5).node("a").into());
+    let hints = |plan: &Plan| -> Vec<String> {
+        let slices = plan.create.iter().chain(&plan.update).flat_map(|s| s.endpoints.iter().flatten());
+        let zone = |e: &Endpoint| Some(e.hints.as_ref()?.for_zones.as_ref()?[0].name.clone());
+        slices.map(|e| zone(e).unwrap_or_default()).collect()
+    };
+    let made = plan(&web, &pods, &nodes, &[], None);
+    assert_eq!(hints(&made), ["zone-a", "zone-a", "zone-b", "zone-b", ""]);
+    assert_eq!(made.topology, [("IPv4", Ok(()))].into());
+    let again = plan(&web, &pods, &nodes, &[&made.create[0]], None);
+    assert!(again.update.is_empty() && again.create.is_empty(), "{again:?}");
+    nodes.capacity = Capacity::of([(Some("zone-a"), 2000)]);
+    let without = plan(&web, &pods, &nodes, &[&made.create[0]], None);
+    assert_eq!(hints(&without), [""; 5]);
+    assert_eq!(without.topology, [("IPv4", Err(Unable::OneZone))].into());
 }
 
 /// Whatever is there before, one plan leads to the wanted endpoints, each once, and a second plan does nothing.
