@@ -3,6 +3,7 @@
 
 pub mod cache;
 pub mod events;
+pub mod farewell;
 pub mod feed;
 pub mod in_process;
 pub mod life;

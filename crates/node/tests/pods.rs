@@ -118,6 +118,7 @@ impl Cluster {
             cluster_cidr: "10.244.0.0/16".parse().unwrap(),
             port: 0,
             max_pods: 110,
+            farewells: Default::default(),
             shim: Some(shim()),
         }
     }

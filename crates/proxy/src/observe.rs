@@ -1,6 +1,6 @@
 //! What the feed has told since the last sync.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use skiff_client::feed::{Change, Lists};
 use skiff_services::{model::ServiceKey, snapshot::Snapshot};
@@ -23,6 +23,12 @@ impl Observed {
     /// Both lists have arrived: before that, absence means nothing.
     pub fn is_complete(&self) -> bool {
         self.lists.is_complete()
+    }
+
+    /// Whether new connections may come to this address: it stands in a slice, ready and not on its way out.
+    pub fn is_ready(&self, ip: IpAddr) -> bool {
+        let slices = self.snapshot.iter().flat_map(|(_, entry)| entry.slices.values());
+        slices.flat_map(|s| &s.endpoints).any(|e| e.ip == ip && e.ready && !e.terminating)
     }
 
     pub fn take(&mut self, change: Change) {

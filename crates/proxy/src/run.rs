@@ -17,6 +17,7 @@ use k8s_openapi::api::{
 use kube::Client;
 use skiff_client::{
     events::{Recorder, Severity},
+    farewell::{Farewells, Question},
     feed::Feed,
     life::{Ready, Stop},
     probes::{Server, serve},
@@ -86,6 +87,8 @@ pub struct Config {
     pub healthz: Option<SocketAddr>,
     /// Where /metrics and /proxyMode are served.
     pub metrics: Option<SocketAddr>,
+    /// Agents that ask whether a pod may end.
+    pub farewells: Farewells,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -177,6 +180,7 @@ struct Proxy<K> {
     health: HashMap<ServiceKey, (u16, usize)>,
     retry_at: Option<Instant>,
     retry_delay: Duration,
+    questions: Vec<Question>,
 }
 
 impl<K: Kernel> Proxy<K> {
@@ -205,6 +209,7 @@ impl<K: Kernel> Proxy<K> {
             health: HashMap::new(),
             retry_at: None,
             retry_delay: RETRY_FIRST,
+            questions: vec![],
         };
         proxy.look_at_addresses();
         proxy
@@ -216,6 +221,7 @@ impl<K: Kernel> Proxy<K> {
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             ticks
         });
+        let mut asked = self.config.farewells.join();
         loop {
             let retry_at = self.retry_at;
             let retry = async {
@@ -248,6 +254,10 @@ impl<K: Kernel> Proxy<K> {
                     self.open_health_ports().await;
                     false
                 }
+                Some(question) = asked.recv() => {
+                    self.questions.push(question);
+                    false
+                }
                 () = retry => {
                     self.retry_at = None;
                     false
@@ -260,6 +270,22 @@ impl<K: Kernel> Proxy<K> {
             if self.work_waits() {
                 self.sync().await;
             }
+            self.answer_questions();
+        }
+    }
+
+    /// Only what is in force counts.
+    fn answer_questions(&mut self) {
+        if self.questions.is_empty()
+            || self.ready.is_some()
+            || self.retry_at.is_some()
+            || !self.observed.dirty.is_empty()
+        {
+            return;
+        }
+        let observed = &self.observed;
+        for question in self.questions.extract_if(.., |q| q.is_idle() || !observed.is_ready(q.ip)) {
+            question.answer();
         }
     }
 

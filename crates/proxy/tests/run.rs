@@ -296,6 +296,26 @@ fn an_hour_without_the_api_the_rules_stay() {
     });
 }
 
+#[test]
+fn agents_hear_when_a_pod_gets_no_more_connections() {
+    in_a_node("agents_hear_when_a_pod_gets_no_more_connections", async {
+        let api = api();
+        let config = config();
+        let farewells = config.farewells.clone();
+        let running = Running::start(&api, config).await;
+        let ip = "10.244.0.11".parse().unwrap();
+        let asked = tokio::spawn(async move { farewells.heard_by_all(ip).await });
+        // Another address's change says nothing about this one.
+        api.tell(SLICES, "MODIFIED", &slice(2, &["10.244.0.11@a"]));
+        until("the change", || endpoints() == 2).await;
+        assert!(!asked.is_finished());
+        // It serves on for want of others, but everybody knows that it goes.
+        api.tell(SLICES, "MODIFIED", &slice(3, &["10.244.0.11@a st"]));
+        tokio::time::timeout(Duration::from_secs(30), asked).await.expect("an answer").unwrap();
+        running.end().await;
+    });
+}
+
 fn in_set(name: &str, ip: &str) -> bool {
     let ip: std::net::IpAddr = ip.parse().unwrap();
     let start = skiff_nft::Packed::new().addr(ip);

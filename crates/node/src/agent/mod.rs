@@ -15,7 +15,10 @@ use kube::{
     Api,
     runtime::{WatchStreamExt, reflector, watcher},
 };
-use skiff_client::life::{Ready, Stop};
+use skiff_client::{
+    farewell::Farewells,
+    life::{Ready, Stop},
+};
 use tracing::{info, warn};
 
 use crate::{
@@ -54,6 +57,8 @@ pub struct Config {
     pub max_pods: u32,
     /// The program started for each container; this very binary when `None`.
     pub shim: Option<PathBuf>,
+    /// Proxies of this process, which say when a pod that ends gets no more connections.
+    pub farewells: Farewells,
 }
 
 #[derive(Clone, Debug)]

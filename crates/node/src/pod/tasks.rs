@@ -171,9 +171,14 @@ fn prune_logs(ctx: &Context, pod: &Pod, container: &str, attempt: i32) {
     }
 }
 
-/// How long a pod that is deleted still takes connections before it is told to end: by then every proxy has dropped it.
-/// The API has no word for "all proxies know"; Endpoints and rules follow a deletion within tens of milliseconds.
+/// How long a pod that is deleted still takes connections before it is told to end, at least: by then proxies of other
+/// machines have dropped it. The API has no word for "all proxies know"; Endpoints and rules follow a deletion within tens
+/// of milliseconds.
 const FAREWELL: Duration = Duration::from_millis(300);
+/// Proxies of this process are asked. On a machine that has too much to do they may need longer, but no longer than this.
+const LONGEST_FAREWELL: Duration = Duration::from_secs(2);
+/// Connections that a proxy let through a moment ago are served.
+const LAST_GUESTS: Duration = Duration::from_millis(50);
 
 /// What ends a container.
 pub struct Stop {
@@ -191,8 +196,7 @@ pub async fn stop(ctx: &Arc<Context>, pod: &Pod, stop: Stop) {
     let grace = Duration::from_secs(u64::try_from(stop.grace).unwrap_or(0));
     let deadline = tokio::time::Instant::now() + grace;
     if !grace.is_zero() {
-        let farewell = if stop.serving { FAREWELL.min(grace) } else { Duration::ZERO };
-        tokio::join!(pre_stop(ctx, pod, &stop, deadline), tokio::time::sleep(farewell));
+        tokio::join!(pre_stop(ctx, pod, &stop, deadline), farewell(ctx, pod, &stop, grace));
         let number = stop.signal.as_deref().and_then(signal_number).unwrap_or(libc::SIGTERM);
         // A container that has ended meanwhile needs no signal.
         let _ = ctx.runtime.signal(&stop.id, number);
@@ -200,6 +204,24 @@ pub async fn stop(ctx: &Arc<Context>, pod: &Pod, stop: Stop) {
         tokio::time::sleep_until(deadline.max(tokio::time::Instant::now() + Duration::from_secs(2).min(grace))).await;
     }
     let _ = ctx.runtime.signal(&stop.id, libc::SIGKILL);
+}
+
+/// Until nobody is sent to the pod any more.
+async fn farewell(ctx: &Context, pod: &Pod, stop: &Stop, grace: Duration) {
+    if !stop.serving {
+        return;
+    }
+    // The address of a pod in the host's network is not its own.
+    let own = pod.spec.as_ref().is_some_and(|s| s.host_network != Some(true));
+    let ip = pod.status.as_ref().filter(|_| own).and_then(|s| s.pod_ip.as_deref()).and_then(|ip| ip.parse().ok());
+    let heard = async {
+        if let Some(ip) = ip {
+            ctx.config.farewells.heard_by_all(ip).await;
+            tokio::time::sleep(LAST_GUESTS).await;
+        }
+    };
+    let heard = tokio::time::timeout(LONGEST_FAREWELL.min(grace), heard);
+    let _ = tokio::join!(heard, tokio::time::sleep(FAREWELL.min(grace)));
 }
 
 async fn pre_stop(ctx: &Arc<Context>, pod: &Pod, stop: &Stop, deadline: tokio::time::Instant) {

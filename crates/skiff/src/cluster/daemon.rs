@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
 use skiff_apiserver::{NodeTls, Server, pki::Pki};
 use skiff_client::{
+    farewell::Farewells,
     in_process::Clients,
     life::{Stop, readiness},
 };
@@ -120,10 +121,10 @@ async fn start(config: &Config, paths: &Paths, story: &mut Story, stop: &Stop) -
     dns_service::ensure(&admin, config).await.context("the kube-dns Service")?;
     story.step("controllers");
 
-    let mut nodes = vec![];
-    let mut waiting = vec![];
+    let (mut nodes, mut waiting) = (vec![], vec![]);
+    let farewells = Farewells::default();
     for number in 0..config.nodes {
-        let what = node::describe(config, paths, &pki, number)?;
+        let what = node::describe(config, paths, &pki, number)?.sharing(&farewells);
         let name = what.name.clone();
         let (thread, components) = node::spawn(what, clients.clone(), stop.clone()).context("start a node's thread")?;
         nodes.push(thread);

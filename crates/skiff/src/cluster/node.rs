@@ -15,6 +15,7 @@ use ipnet::IpNet;
 use skiff_api::identity::Identity;
 use skiff_apiserver::pki::Pki;
 use skiff_client::{
+    farewell::Farewells,
     in_process::Clients,
     life::{Readiness, Ready, Stop, readiness},
 };
@@ -34,6 +35,15 @@ pub(crate) struct Node {
     pub(crate) proxy: skiff_proxy::Config,
     pub(crate) dns: skiff_dns::Config,
     pub(crate) announce: skiff_node::announce::Config,
+}
+
+impl Node {
+    /// The agent asks all proxies of the process before a pod ends.
+    pub(crate) fn sharing(mut self, farewells: &Farewells) -> Self {
+        self.agent.farewells = farewells.clone();
+        self.proxy.farewells = farewells.clone();
+        self
+    }
 }
 
 /// One readiness for each component, with its name.
@@ -235,6 +245,7 @@ impl Place {
             port: AGENT_PORT,
             max_pods: MAX_PODS,
             shim: None,
+            farewells: proxy.farewells.clone(),
         };
         let announce = skiff_node::announce::Config {
             node_name: self.name.clone(),
@@ -260,6 +271,7 @@ pub(crate) fn proxy_config(name: &str, ip: IpAddr, ranges: &Ranges) -> skiff_pro
         table: skiff_proxy::TABLE.into(),
         healthz: Some((Ipv4Addr::UNSPECIFIED, HEALTHZ_PORT).into()),
         metrics: Some((Ipv4Addr::LOCALHOST, METRICS_PORT).into()),
+        farewells: Farewells::default(),
     }
 }
 

@@ -78,6 +78,7 @@ fn config(args: &Proxy, node_name: String, node_ips: Vec<IpAddr>) -> skiff_proxy
         metrics: args.metrics_bind_address.0,
         node_name,
         node_ips,
+        farewells: Default::default(),
     }
 }
 
