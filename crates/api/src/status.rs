@@ -35,7 +35,7 @@ impl Status {
         self.about(res.group, res.plural, name)
     }
 
-    fn cause(mut self, reason: &str, message: &str, field: &str) -> Self {
+    pub fn cause(mut self, reason: &str, message: &str, field: &str) -> Self {
         let mut cause = Map::new();
         for (key, value) in [("reason", reason), ("message", message), ("field", field)] {
             if !value.is_empty() {

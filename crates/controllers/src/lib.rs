@@ -5,6 +5,7 @@
 mod context;
 mod daemonset;
 mod deployment;
+mod disruption;
 mod endpoints;
 mod endpointslice;
 #[cfg(test)]
@@ -104,6 +105,7 @@ fn jobs(cx: &Arc<Context>) -> Vec<(&'static str, Job)> {
         ("rootca", rootca::start(cx)),
         ("garbage", garbage::run::start(cx)),
         ("podgc", podgc::run::start(cx)),
+        ("disruption", disruption::run::start(cx)),
     ]
 }
 

@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::{
     api::core::v1::{Pod, PodCondition, PodTemplateSpec},
-    apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference},
+    apimachinery::pkg::{
+        apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference},
+        util::intstr::IntOrString,
+    },
     jiff::Timestamp,
 };
 use kube::{Error, Resource};
@@ -75,6 +78,19 @@ pub(crate) fn pod_from(template: &PodTemplateSpec, owner: &ObjectMeta, reference
         },
         spec: template.spec.clone(),
         status: None,
+    }
+}
+
+/// A number, or a percentage `of` something.
+pub(crate) fn resolve(value: &IntOrString, of: i32, up: bool) -> i32 {
+    match value {
+        IntOrString::Int(number) => (*number).max(0),
+        IntOrString::String(text) => {
+            let percent: i64 = text.trim_end_matches('%').parse().unwrap_or(0);
+            let scaled = i64::from(of) * percent.clamp(0, 1_000_000);
+            let whole = if up { (scaled + 99) / 100 } else { scaled / 100 };
+            i32::try_from(whole).unwrap_or(i32::MAX)
+        }
     }
 }
 

@@ -144,6 +144,23 @@ fn json_patch_is_all_or_nothing() {
     assert_eq!(json(&have, &many).unwrap_err().code(), 413);
 }
 
+/// Controllers add their first finalizer so.
+#[test]
+fn a_field_that_is_not_there_equals_null() {
+    let have = json!({"metadata": {"name": "a", "labels": [1]}});
+    let test = |path: &str| json(&have, &json!([{"op": "test", "path": path, "value": null}]));
+    assert_eq!(test("/metadata/finalizers").unwrap(), have);
+    for wrong in ["/metadata/name", "/metadata/labels/1", "/spec/missing", "/metadata/name/x"] {
+        assert!(test(wrong).is_err(), "{wrong}");
+    }
+    let first = json!([
+        {"op": "test", "path": "/metadata/finalizers", "value": null},
+        {"op": "add", "path": "/metadata/finalizers", "value": ["f"]},
+        {"op": "test", "path": "/metadata/finalizers", "value": ["f"]},
+    ]);
+    assert_eq!(json(&have, &first).unwrap()["metadata"]["finalizers"], json!(["f"]));
+}
+
 #[test]
 fn merge_patch_as_in_the_rfc() {
     let have = json!({"a": "b", "c": {"d": "e", "f": "g"}, "l": [1]});

@@ -146,6 +146,11 @@ fn priority_class(new: &Value, old: Option<&Value>) -> Errors {
         let why = "maximum allowed value of a user defined priority is 1000000000";
         errors.push(Error::forbidden(&Path::new("value"), why));
     }
+    let policies = ["Never", "PreemptLowerPriority"];
+    let policy = text(new, "preemptionPolicy");
+    if !policy.is_empty() && !policies.contains(&policy) {
+        errors.push(Error::not_supported(&Path::new("preemptionPolicy"), policy, &policies));
+    }
     let Some(old) = old else { return errors };
     if value != int(old, "value") {
         errors.push(Error::forbidden(&Path::new("value"), "may not be changed in an update."));

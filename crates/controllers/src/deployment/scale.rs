@@ -8,7 +8,7 @@ use k8s_openapi::{
 };
 
 use super::revision;
-use crate::object::annotation;
+use crate::object::{annotation, resolve};
 
 /// A set with the size that it is to have.
 #[derive(Clone, Debug)]
@@ -66,18 +66,6 @@ impl Limits {
 
     pub(crate) fn least_available(self) -> i32 {
         self.replicas - self.unavailable
-    }
-}
-
-fn resolve(value: &IntOrString, of: i32, up: bool) -> i32 {
-    match value {
-        IntOrString::Int(number) => (*number).max(0),
-        IntOrString::String(text) => {
-            let percent: i64 = text.trim_end_matches('%').parse().unwrap_or(0);
-            let scaled = i64::from(of) * percent.clamp(0, 1_000_000);
-            let whole = if up { (scaled + 99) / 100 } else { scaled / 100 };
-            i32::try_from(whole).unwrap_or(i32::MAX)
-        }
     }
 }
 

@@ -31,6 +31,7 @@ fn every_command_of_kubectl() {
     if !tools::root_with(&needs) {
         return;
     }
+    let _turn = super::turn();
     let cluster = Cluster::up("matrix", &[]);
     load_boxes(&cluster);
     let chapters = Mutex::new(CHAPTERS.iter());
@@ -95,7 +96,7 @@ fn shell(cluster: &Cluster, dir: &Path) -> Command {
 }
 
 /// Images `box:v1` and `box:v2`.
-fn load_boxes(cluster: &Cluster) {
+pub(crate) fn load_boxes(cluster: &Cluster) {
     let program = std::fs::read(tools::find("busybox").expect("looked for before")).expect("busybox can be read");
     let links = APPLETS.map(|applet| (format!("bin/{applet}"), "busybox"));
     let links: Vec<_> = links.iter().map(|(path, target)| (path.as_str(), *target)).collect();
