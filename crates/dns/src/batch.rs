@@ -4,7 +4,7 @@
 
 use std::{
     io, mem,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6},
     os::fd::{AsRawFd, BorrowedFd},
     ptr,
 };
@@ -126,6 +126,15 @@ impl Batch {
         self.count
     }
 
+    /// More may be waiting.
+    pub(crate) fn is_full(&self) -> bool {
+        self.count == BATCH
+    }
+
+    pub(crate) fn clients(&self) -> impl Iterator<Item = IpAddr> {
+        self.slots[..self.count].iter().filter_map(|s| Some(s.peer.address()?.ip()))
+    }
+
     /// Sends the answers. One that cannot be sent is nobody else's trouble.
     pub(crate) fn send(&self, socket: BorrowedFd<'_>) {
         let answered = self.slots[..self.count].iter().filter(|s| s.answer_length > 0);
@@ -194,21 +203,40 @@ pub(crate) fn tell_own_address(socket: BorrowedFd<'_>, ipv6: bool) -> io::Result
     }
 }
 
-/// Among `lanes` sockets of one address, a client's address alone decides which one gets its questions: whoever floods,
-/// floods one lane. (A classic BPF program; offsets from 0xfff00000 are those of the IP header.)
-pub(crate) fn lane_by_client(socket: BorrowedFd<'_>, ipv6: bool, lanes: u32) -> io::Result<()> {
+/// Where a packet's source stands in the IP header, or its last word.
+const fn source_at(ipv6: bool) -> u32 {
+    if ipv6 { 20 } else { 12 }
+}
+
+/// What of an address decides about its lane.
+pub(crate) fn source_word(ip: IpAddr) -> u32 {
+    match ip {
+        IpAddr::V4(ip) => ip.to_bits(),
+        IpAddr::V6(ip) => ip.to_bits() as u32,
+    }
+}
+
+/// Among the sockets of one address, a client's address alone decides which one gets its questions: one of the first
+/// `lanes`, or, for the addresses `aside`, the one behind them. (A classic BPF program; offsets from 0xfff00000 are those of
+/// the IP header.)
+pub(crate) fn lane_by_client(socket: BorrowedFd<'_>, ipv6: bool, lanes: u32, aside: &[u32]) -> io::Result<()> {
     const IP_HEADER: u32 = 0xfff0_0000;
     const SPREAD: u32 = 0x9e37_79b1;
-    let source = IP_HEADER + if ipv6 { 20 } else { 12 };
+    const RETURN_ACCUMULATOR: u32 = 0x10;
+    let source = IP_HEADER + source_at(ipv6);
     let step = |code: u32, k| libc::sock_filter { code: code as u16, jt: 0, jf: 0, k };
-    let mut program = [
-        step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, source),
+    let mut program = vec![step(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, source)];
+    for word in aside {
+        // One of those: the next step, else the one behind it.
+        let is = libc::sock_filter { jf: 1, ..step(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, *word) };
+        program.extend([is, step(libc::BPF_RET | libc::BPF_K, lanes)]);
+    }
+    program.extend([
         step(libc::BPF_ALU | libc::BPF_MUL | libc::BPF_K, SPREAD),
         step(libc::BPF_ALU | libc::BPF_RSH | libc::BPF_K, 16),
         step(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, lanes),
-        // Gives back the accumulator.
-        step(libc::BPF_RET | 0x10, 0),
-    ];
+        step(libc::BPF_RET | RETURN_ACCUMULATOR, 0),
+    ]);
     let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
     set(socket, libc::SOL_SOCKET, libc::SO_ATTACH_REUSEPORT_CBPF, &program)
 }

@@ -97,6 +97,7 @@ pub struct Metrics {
     pub(crate) cache_stale: AtomicU64,
     pub(crate) cache_entries: AtomicU64,
     pub(crate) upstreams_down: AtomicU64,
+    aside: AtomicU64,
     /// When the API was last heard of, in seconds since 1970; 0: never.
     api_seen: AtomicU64,
     serial: AtomicU64,
@@ -115,6 +116,11 @@ impl Metrics {
         add(&self.requests[tally.place], &tally.types);
         add(&self.responses, &tally.rcodes);
         self.duration.observe(took, times as u64);
+    }
+
+    /// How many clients of an address are answered aside of the others.
+    pub(crate) fn set_aside(&self, clients: usize) {
+        self.aside.store(clients as u64, Relaxed);
     }
 
     pub(crate) fn count_rejected(&self) {
@@ -161,6 +167,7 @@ impl Metrics {
         for (name, help, value) in [
             ("coredns_cache_entries", "Foreign answers in the cache.", &self.cache_entries),
             ("skiff_dns_upstreams_down", "Upstreams that do not answer.", &self.upstreams_down),
+            ("skiff_dns_clients_aside", "Clients that flood, answered aside of the others.", &self.aside),
             ("skiff_dns_zone_serial", "The zone's serial.", &self.serial),
             ("skiff_dns_services", "Services in the zone.", &self.services),
         ] {

@@ -81,6 +81,18 @@ async fn what_does_not_fit_is_cut_and_told_by_tcp() {
 }
 
 #[tokio::test]
+async fn both_families_are_served() {
+    if std::net::UdpSocket::bind("[::1]:0").is_err() {
+        return skiff_testkit::tools::skip("this test needs IPv6 on the loopback");
+    }
+    let server = serve_at(std::net::Ipv6Addr::LOCALHOST.into(), Some(zone()), forwarder(&[]), |server| server).await;
+    assert_eq!(ask(server, WEB, rtype::A).await, "NoError 10.96.0.5");
+    let mut stream = TcpStream::connect(server).await.unwrap();
+    write_framed(&mut stream, &wire::encode_query(1, &name(WEB), rtype::A)).await;
+    assert_eq!(show(&read(&read_framed(&mut stream).await)), "NoError 10.96.0.5");
+}
+
+#[tokio::test]
 async fn several_questions_on_one_connection() {
     let upstream = good().await;
     let server = serve(&[upstream.at]).await;
@@ -160,6 +172,86 @@ async fn a_flood_from_one_client_leaves_others_their_lane() {
     }
     stop.store(true, std::sync::atomic::Ordering::Relaxed);
     flood.join().unwrap();
+}
+
+/// Megabytes that this process has.
+fn resident() -> usize {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+    pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096 >> 20
+}
+
+/// Both take the same lane, and the only resolver is dead.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_floods_is_put_aside() {
+    let dead = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let random = |n: u64| name(&format!("x{:x}.example.org", n.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
+    let floods: [Vec<Vec<u8>>; 2] = [
+        vec![wire::encode_query(1, &name(WEB), rtype::A)],
+        (0..5000).map(|n| wire::encode_query(n as u16, &random(n), rtype::A)).collect(),
+    ];
+    for messages in floods {
+        let metrics = std::sync::OnceLock::new();
+        let server = serve_with(Some(zone()), forwarder(&[dead.local_addr().unwrap()]), |server| {
+            let _ = metrics.set(server.metrics.clone());
+            server
+        });
+        let (server, metrics) = (server.await, metrics.get().unwrap());
+        let clients: Vec<_> = (2..100).map(|n| Ipv4Addr::new(127, 0, 0, n)).collect();
+        let (bad, good) = (clients[0], *clients[1..].iter().find(|c| lane(**c) == lane(clients[0])).unwrap());
+        let socket = UdpSocket::bind((good, 0)).await.unwrap();
+        socket.connect(server).await.unwrap();
+        let before = resident();
+        let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let flood = {
+            let stop = stop.clone();
+            std::thread::spawn(move || {
+                let socket = std::net::UdpSocket::bind((bad, 0)).unwrap();
+                let mut messages = messages.iter().cycle();
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    let _ = socket.send_to(messages.next().unwrap(), server);
+                }
+            })
+        };
+        let aside = || metrics.render().contains("skiff_dns_clients_aside 1\n");
+        timeout(LONG, async {
+            while !aside() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await
+        .expect("the flood is noticed");
+        // What came before is worked off; a question of that time may be lost.
+        let mut buffer = [0; 4096];
+        let question = wire::encode_query(u16::MAX, &name(WEB), rtype::A);
+        timeout(LONG, async {
+            loop {
+                socket.send(&question).await.unwrap();
+                if timeout(Duration::from_millis(200), socket.recv(&mut buffer)).await.is_ok() {
+                    break;
+                }
+            }
+        })
+        .await
+        .expect("an answer at all");
+        for id in 0..200 {
+            socket.send(&wire::encode_query(id, &name(WEB), rtype::A)).await.unwrap();
+            let answer = timeout(LONG, async {
+                loop {
+                    let length = socket.recv(&mut buffer).await.unwrap();
+                    // One of the first round may come late.
+                    if buffer[..2] != u16::MAX.to_be_bytes() {
+                        return read(&buffer[..length]);
+                    }
+                }
+            });
+            let answer = answer.await.expect("an answer in spite of the flood");
+            assert_eq!((answer.id, show(&answer)), (id, "NoError 10.96.0.5".into()));
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        flood.join().unwrap();
+        let grown = resident().saturating_sub(before);
+        assert!(grown < 200, "{grown} MB more than before the flood");
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,11 @@
 //! UDP answers per CPU-second of the server, its memory and latency (goal G10), beside knot and nsd, which serve the same
-//! names from a zone file; and how long a change takes until it is answered (G11). One run, one machine, so ratios count.
+//! names from a zone file; how long a change takes until it is answered (G11); and how one client fares while another
+//! floods. One run, one machine, so ratios count. Each Service has 10 endpoints.
 //!
-//!     cargo bench -p skiff-dns --bench answers -- [SERVICES ...]      (default: 100 10000 30000)
+//!     cargo bench -p skiff-dns --bench answers -- [SERVICES ...]              (default: 100 1000 10000 30000)
+//!     cargo bench -p skiff-dns --bench answers -- floods [SERVICES]           only the floods
+
+mod floods;
 
 use std::{
     fs,
@@ -37,7 +41,10 @@ fn main() -> Result<()> {
         return serve(services.parse()?, lanes.parse()?);
     }
     let sizes: Vec<usize> = std::env::args().skip(1).filter_map(|a| a.parse().ok()).collect();
-    let sizes = if sizes.is_empty() { vec![100, 10_000, 30_000] } else { sizes };
+    if std::env::args().any(|a| a == "floods") {
+        return sizes.first().map_or_else(|| floods::run(10_000), |n| floods::run(*n));
+    }
+    let sizes = if sizes.is_empty() { vec![100, 1_000, 10_000, 30_000] } else { sizes };
     print(&format!("load {}", fs::read_to_string("/proc/loadavg")?.trim()));
     print(&format!(
         "{:>8} {:<14} {:>14} {:>10} {:>10} {:>9} {:>9}",
@@ -74,6 +81,7 @@ fn run(services: usize) -> Result<()> {
     let peer = ours(services, 2)?;
     dnsperf(services, "skiff, lanes 2", peer.at, &directory)?;
     changes(services)?;
+    floods::run(services)?;
     Ok(fs::remove_dir_all(&directory)?)
 }
 
@@ -113,9 +121,13 @@ fn zone(services: usize) -> Zone {
     zone
 }
 
-fn server(services: usize, lanes: usize) -> Result<(Arc<Server>, Lanes, tokio::runtime::Runtime)> {
+fn server(
+    services: usize,
+    lanes: usize,
+    upstreams: Vec<SocketAddr>,
+) -> Result<(Arc<Server>, Lanes, tokio::runtime::Runtime)> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let forwarder = Forwarder::new(Upstreams::Fixed(vec![]), vec![], runtime.handle().clone());
+    let forwarder = Forwarder::new(Upstreams::Fixed(upstreams), vec![], runtime.handle().clone());
     let domain = Name::parse("cluster.local").ok_or("a name")?;
     let server = Arc::new(Server::new(domain, Arc::new(forwarder), Allowed::private()));
     *server.zone_mut() = Some(zone(services));
@@ -126,8 +138,12 @@ fn server(services: usize, lanes: usize) -> Result<(Arc<Server>, Lanes, tokio::r
 
 /// The child: serves until its standard input ends.
 fn serve(services: usize, lanes: usize) -> Result<()> {
-    let (_server, lanes, _runtime) = server(services, lanes)?;
+    // A resolver that never answers.
+    let dead = UdpSocket::bind("127.0.0.1:0")?;
+    let (server, lanes, runtime) = server(services, lanes, vec![dead.local_addr()?])?;
+    let tcp = runtime.block_on(tokio::net::TcpListener::bind(lanes.address()))?;
     print(&lanes.address().port().to_string());
+    std::thread::spawn(move || runtime.block_on(server.serve_tcp(tcp)));
     std::io::stdin().read_to_end(&mut vec![])?;
     Ok(())
 }
@@ -327,7 +343,7 @@ fn latency(at: SocketAddr, questions: &[Vec<u8>]) -> Result<(f64, f64)> {
 
 /// From a change of the snapshot until it is answered anew.
 fn changes(services: usize) -> Result<()> {
-    let (server, lanes, _runtime) = server(services, 1)?;
+    let (server, lanes, _runtime) = server(services, 1, vec![])?;
     let (socket, mut buffer, mut worst) = (client(lanes.address())?, [0; 1500], Duration::ZERO);
     for round in 0..100usize {
         let start = Instant::now();

@@ -2,6 +2,7 @@
 //! so that no question that only needs the zone ever waits.
 
 mod pending;
+mod steer;
 mod tcp;
 mod udp;
 

@@ -1,5 +1,5 @@
 //! UDP: threads that wait in the kernel for questions and answer them in batches. Several sockets ("lanes") may share an
-//! address; the client's address decides which lane its questions take.
+//! address; see [`super::steer`].
 
 use std::{
     io,
@@ -16,7 +16,10 @@ use std::{
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::{runtime::Handle, sync::mpsc};
 
-use super::{Server, Step};
+use super::{
+    Server, Step,
+    steer::{Steering, Watch},
+};
 use crate::{
     batch::{self, Batch, Peer},
     metrics::{Tally, Transport},
@@ -27,6 +30,8 @@ use crate::{
 /// For bursts: a question that is dropped costs its client five seconds.
 const RECEIVE_BUFFER: usize = 1 << 20;
 const STACK: usize = 256 * 1024;
+/// The priority of the lane where floods go.
+const NICE: i32 = 10;
 
 /// The threads of one address. They end when this is dropped.
 #[derive(Debug)]
@@ -46,28 +51,35 @@ impl Lanes {
         tasks: &Handle,
         failed: mpsc::UnboundedSender<io::Error>,
     ) -> io::Result<Self> {
-        let first = bind(address, count)?;
-        if count > 1 {
-            // For all sockets that join this one.
-            batch::lane_by_client(first.as_fd(), address.is_ipv6(), count as u32)?;
-        }
+        let first = Arc::new(bind(address, count)?);
         // With port 0 the kernel chose one, which the others share.
         let address = first.local_addr()?;
-        let mut sockets = vec![Arc::new(first)];
-        for _ in 1..count {
-            sockets.push(Arc::new(bind(address, count)?));
+        let mut sockets = vec![first.clone()];
+        let mut steering = None;
+        if count > 1 {
+            let metrics = server.metrics.clone();
+            steering = Some(Arc::new(Steering::new(first, address.is_ipv6(), count, metrics)?));
+            // One more, for those who are aside.
+            for _ in 1..=count {
+                sockets.push(Arc::new(bind(address, count)?));
+            }
         }
         let mut lanes = Lanes { address, sockets, threads: vec![], stop: Arc::default() };
-        for socket in &lanes.sockets {
+        for (number, socket) in lanes.sockets.iter().enumerate() {
+            let aside = number == count;
             let lane = Lane {
                 server: server.clone(),
                 socket: socket.clone(),
                 tasks: tasks.clone(),
                 stop: lanes.stop.clone(),
                 ipv6: address.is_ipv6(),
+                steering: steering.clone().filter(|_| !aside),
             };
             let failed = failed.clone();
             let run = move || {
+                if aside {
+                    step_back();
+                }
                 if let Err(error) = lane.serve() {
                     // Nobody listens any more when the server ends.
                     let _ = failed.send(error);
@@ -116,23 +128,37 @@ fn bind(address: SocketAddr, lanes: usize) -> io::Result<UdpSocket> {
     Ok(socket.into())
 }
 
+/// Makes this thread wait when others have work.
+fn step_back() {
+    if let Err(error) = rustix::process::setpriority_process(None, NICE) {
+        tracing::debug!("priority of the DNS lane for floods: {error}");
+    }
+}
+
 struct Lane {
     server: Arc<Server>,
     socket: Arc<UdpSocket>,
     tasks: Handle,
     stop: Arc<AtomicBool>,
     ipv6: bool,
+    /// None for the only lane, and for the one where floods go.
+    steering: Option<Arc<Steering>>,
 }
 
 impl Lane {
     fn serve(&self) -> io::Result<()> {
-        let mut batch = Batch::new();
+        let (mut batch, mut watch) = (Batch::new(), Watch::default());
         loop {
             batch.receive(self.socket.as_fd())?;
             if self.stop.load(Ordering::Relaxed) {
                 return Ok(());
             }
             self.round(&mut batch);
+            if let Some(steering) = &self.steering
+                && let Some(client) = watch.round(batch.is_full(), batch.clients())
+            {
+                steering.put_aside(client, &self.tasks);
+            }
         }
     }
 

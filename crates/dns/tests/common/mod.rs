@@ -68,11 +68,20 @@ pub fn zone() -> Zone {
 
 /// A server that lasts as long as the test, since its threads must outlive what asks them.
 pub async fn serve_with(zone: Option<Zone>, forwarder: Forwarder, change: impl Fn(Server) -> Server) -> SocketAddr {
+    serve_at(Ipv4Addr::LOCALHOST.into(), zone, forwarder, change).await
+}
+
+pub async fn serve_at(
+    ip: IpAddr,
+    zone: Option<Zone>,
+    forwarder: Forwarder,
+    change: impl Fn(Server) -> Server,
+) -> SocketAddr {
     let server = Arc::new(change(Server::new(name("cluster.local"), Arc::new(forwarder), Allowed::private())));
     *server.zone_mut() = zone;
     let (lanes, tcp) = loop {
         let (failed, _) = tokio::sync::mpsc::unbounded_channel();
-        let lanes = Lanes::open(&server, (Ipv4Addr::LOCALHOST, 0).into(), 2, &Handle::current(), failed).unwrap();
+        let lanes = Lanes::open(&server, (ip, 0).into(), 2, &Handle::current(), failed).unwrap();
         if let Ok(tcp) = TcpListener::bind(lanes.address()).await {
             break (lanes, tcp);
         }
@@ -99,7 +108,7 @@ pub async fn serve(upstreams: &[SocketAddr]) -> SocketAddr {
 
 /// Sends a message and gives back the answer's bytes.
 pub async fn udp(server: SocketAddr, message: &[u8]) -> Vec<u8> {
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let socket = UdpSocket::bind((server.ip(), 0)).await.unwrap();
     socket.connect(server).await.unwrap();
     socket.send(message).await.unwrap();
     let mut buffer = vec![0; 65_535];
