@@ -1,10 +1,25 @@
 //! What a server is told at its start.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use ipnet::IpNet;
+use tokio::net::TcpStream;
+
+/// The reference's default, in seconds.
+const TOLERATION: i64 = 300;
+
+/// How this server connects to pods and nodes. It may stand where their addresses lead elsewhere (two clusters of one host
+/// may have pods of the same address).
+pub type Dial = Arc<dyn Fn(String, u16) -> BoxFuture<'static, io::Result<TcpStream>> + Send + Sync>;
+
+/// From where this server stands.
+pub(crate) fn dial_from_here() -> Dial {
+    Arc::new(|host, port| Box::pin(async move { TcpStream::connect((host.as_str(), port)).await }))
+}
 
 /// The cluster and this server's place in it.
 #[derive(Clone)]
@@ -18,10 +33,15 @@ pub struct Config {
     pub advertise: SocketAddr,
     /// Requests without credentials are those of system:anonymous; otherwise they are refused.
     pub anonymous: bool,
+    /// How long pods stay on a node that is not ready, and on one that is not reachable, unless they say otherwise.
+    pub not_ready_toleration: i64,
+    pub unreachable_toleration: i64,
     /// Signs the tokens of ServiceAccounts: PKCS #8, PEM, as `Pki::service_account_key` gives it.
     pub service_account_key: String,
     /// How this server speaks to nodes; None: it cannot (logs, exec and the like are refused with the reason).
     pub node_tls: Option<NodeTls>,
+    /// For logs, exec and the like, and for the proxy subresources.
+    pub dial: Dial,
 }
 
 /// The TLS client of connections to nodes.
@@ -39,8 +59,11 @@ impl Config {
             domain: "cluster.local".into(),
             advertise,
             anonymous: true,
+            not_ready_toleration: TOLERATION,
+            unreachable_toleration: TOLERATION,
             service_account_key: service_account_key.into(),
             node_tls: None,
+            dial: dial_from_here(),
         }
     }
 

@@ -40,7 +40,7 @@ use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use skiff_api::status::Status;
 
-pub use config::{Config, NodeTls};
+pub use config::{Config, Dial, NodeTls};
 pub use pipeline::Server;
 
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

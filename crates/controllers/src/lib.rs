@@ -27,7 +27,7 @@ mod scheduler;
 mod serviceaccount;
 mod statefulset;
 
-use std::{future::Future, net::IpAddr, pin::Pin, sync::Arc};
+use std::{future::Future, net::IpAddr, pin::Pin, sync::Arc, time::Duration};
 
 use skiff_client::life::{Ready, Stop};
 use tokio::task::JoinSet;
@@ -39,11 +39,22 @@ pub use crate::loadbalancer::{Pool, PoolError};
 /// `system:kube-scheduler`.
 pub type Clients = Arc<dyn Fn(&str) -> kube::Client + Send + Sync>;
 
+/// What the reference waits before a silent node is not ready.
+pub const NODE_MONITOR_GRACE_PERIOD: Duration = Duration::from_secs(40);
+
+/// A range of pod addresses, and the bits of each node's part of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PodRange {
+    pub cluster: ipnet::IpNet,
+    pub node_mask: u8,
+}
+
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Pods get their addresses from here, each node a range of `node_mask` bits.
-    pub cluster_cidr: ipnet::IpNet,
-    pub node_mask: u8,
+    /// Pods get their addresses from here: one range, or one of each family, the first one's being a pod's first.
+    pub pod_ranges: Vec<PodRange>,
+    /// A node that was not heard of for so long is not ready any more.
+    pub node_monitor_grace_period: Duration,
     /// Services of type LoadBalancer get their addresses from here.
     pub lb_pool: Pool,
     /// The certificates (PEM) by which pods trust the API server.
@@ -116,13 +127,14 @@ async fn report(cx: &Context, ready: Ready, stop: &Stop) {
 }
 
 fn check(config: &Config) -> Result<(), Error> {
-    let range = config.cluster_cidr;
-    let most = match range.addr() {
-        IpAddr::V4(_) => 30,
-        IpAddr::V6(_) => 126,
-    };
-    if config.node_mask < range.prefix_len() || config.node_mask > most {
-        return Err(Error::Mask { mask: config.node_mask, range, at_least: range.prefix_len(), most });
+    for PodRange { cluster: range, node_mask: mask } in config.pod_ranges.iter().copied() {
+        let most = match range.addr() {
+            IpAddr::V4(_) => 30,
+            IpAddr::V6(_) => 126,
+        };
+        if mask < range.prefix_len() || mask > most {
+            return Err(Error::Mask { mask, range, at_least: range.prefix_len(), most });
+        }
     }
     Ok(())
 }

@@ -13,4 +13,4 @@ pub mod server;
 pub mod shim;
 pub mod volumes;
 
-pub use agent::{Config, Dns, Error, Tls, run};
+pub use agent::{Config, Dns, Error, LEASE, Tls, run};

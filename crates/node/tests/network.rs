@@ -47,10 +47,15 @@ fn inside<T: Send>(netns: &Path, work: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-fn talk(from: &Attachment, to: &Attachment) -> IpAddr {
-    let listener = inside(&to.netns, || TcpListener::bind((to.ip, 80)).unwrap());
+/// A word from pod to pod over each family; the addresses that the client has in the server's eyes.
+fn talk(from: &Attachment, to: &Attachment) -> Vec<IpAddr> {
+    to.ips().iter().map(|ip| talk_to(from, to, ip)).collect()
+}
+
+fn talk_to(from: &Attachment, to: &Attachment, ip: IpAddr) -> IpAddr {
+    let listener = inside(&to.netns, || TcpListener::bind((ip, 80)).unwrap());
     let mut client =
-        inside(&from.netns, || TcpStream::connect_timeout(&(to.ip, 80).into(), Duration::from_secs(5)).unwrap());
+        inside(&from.netns, || TcpStream::connect_timeout(&(ip, 80).into(), Duration::from_secs(5)).unwrap());
     let (mut server, peer) = listener.accept().unwrap();
     server.write_all(b"hello").unwrap();
     let mut answer = [0; 5];
@@ -83,28 +88,36 @@ fn pods_reach_each_other_and_leave_nothing() {
     let directory = root.path().join("netns");
     let _clean = Clean(&directory);
     in_namespace(|| {
-        let network = Network::open(directory.clone(), "10.244.7.0/24".parse().unwrap(), &[]).unwrap();
+        // Where the kernel has IPv6, both families.
+        let second = Path::new("/proc/sys/net/ipv6").exists().then(|| "fd00:7::/64".parse().unwrap());
+        let open = |kept: &[(String, Attachment)]| {
+            Network::open(directory.clone(), "10.244.7.0/24".parse().unwrap(), second, kept).unwrap()
+        };
+        let all_of = |a: &Attachment| a.ips().iter().collect::<Vec<_>>();
+        let network = open(&[]);
         network.fill().unwrap();
         let begun = Instant::now();
         let a = network.attach("a").unwrap();
         let b = network.attach("b").unwrap();
         eprintln!("two pods attached in {:?}", begun.elapsed());
         assert_eq!((a.ip.to_string(), b.ip.to_string()), ("10.244.7.2".into(), "10.244.7.3".into()));
-        assert_eq!(talk(&a, &b), a.ip);
+        assert_eq!(b.second_ip.map(|ip| ip.to_string()), second.map(|_| "fd00:7::3".into()));
+        assert_eq!(talk(&a, &b), all_of(&a));
         // Itself by its own address, and the node reaches the pod.
-        assert_eq!(talk(&a, &a), a.ip);
-        let listener = inside(&b.netns, || TcpListener::bind((b.ip, 81)).unwrap());
-        TcpStream::connect_timeout(&(b.ip, 81).into(), Duration::from_secs(5)).unwrap();
-        assert_eq!(listener.accept().unwrap().1.ip(), network.gateway());
+        assert_eq!(talk(&a, &a), all_of(&a));
+        for (ip, gateway) in b.ips().iter().zip(network.gateways().iter()) {
+            let listener = inside(&b.netns, || TcpListener::bind((ip, 81)).unwrap());
+            TcpStream::connect_timeout(&(ip, 81).into(), Duration::from_secs(5)).unwrap();
+            assert_eq!(listener.accept().unwrap().1.ip(), gateway);
+        }
 
         // The next agent: a still runs, b's record is lost.
         drop(network);
-        let network =
-            Network::open(directory.clone(), "10.244.7.0/24".parse().unwrap(), &[("a".into(), a.clone())]).unwrap();
+        let network = open(&[("a".into(), a.clone())]);
         assert!(!b.netns.exists());
         let c = network.attach("c").unwrap();
-        assert_ne!(c.ip, a.ip);
-        assert_eq!(talk(&a, &c), a.ip);
+        assert!(all_of(&c).iter().all(|ip| !all_of(&a).contains(ip)));
+        assert_eq!(talk(&a, &c), all_of(&a));
         network.detach("a", &a).unwrap();
         network.detach("a", &a).unwrap();
         network.detach("c", &c).unwrap();
@@ -160,7 +173,7 @@ fn host_ports_lead_to_pods() {
     in_namespace(|| {
         let script = format!("ip link set lo up && ip address add {NODE}/32 dev lo");
         tools::run(Command::new("sh").args(["-c", &script])).unwrap();
-        let network = Network::open(directory.clone(), "10.244.9.0/24".parse().unwrap(), &[]).unwrap();
+        let network = Network::open(directory.clone(), "10.244.9.0/24".parse().unwrap(), None, &[]).unwrap();
         let (a, b) = (network.attach("a").unwrap(), network.attach("b").unwrap());
         let around = Surroundings { node: vec![NODE.parse().unwrap()], services: vec![] };
         let ports = HostPorts::open(Default::default(), around.clone());

@@ -97,7 +97,7 @@ impl Cluster {
         let credentials = self.pki.node(NODE, &["127.0.0.1".to_string()]).unwrap();
         Config {
             node_name: NODE.into(),
-            node_ip: "127.0.0.1".parse().unwrap(),
+            node_ips: "127.0.0.1".parse::<std::net::IpAddr>().unwrap().into(),
             labels: Default::default(),
             zone: None,
             data_dir: self.path().join("data"),
@@ -115,8 +115,8 @@ impl Cluster {
                 key: credentials.serving.key,
                 client_ca: self.pki.ca_pem().to_owned(),
             },
-            cluster_cidr: "10.244.0.0/16".parse().unwrap(),
             port: 0,
+            lease: skiff_node::LEASE,
             max_pods: 110,
             farewells: Default::default(),
             shim: Some(shim()),

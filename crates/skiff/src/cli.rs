@@ -3,6 +3,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
+    time::Duration,
 };
 
 use clap::{Args, Parser, Subcommand};
@@ -104,6 +105,9 @@ pub(crate) enum Command {
     Proxy(Proxy),
     /// Run the cluster DNS server alone, for any Kubernetes API server (in CoreDNS's place), or ask it (`dns query`)
     Dns(Box<crate::dns::Dns>),
+    /// Switch a node off and on, as if its power failed: see what the cluster makes of it
+    #[command(subcommand)]
+    Node(Power),
     /// Print the version
     Version,
 }
@@ -149,6 +153,43 @@ pub(crate) struct Shape {
     /// of five (see docs/dns.md); kept until given anew [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) dns_end_search_walks: Option<bool>,
+    /// Nodes and pods have IPv6 addresses too, and Services that ask for both families get both
+    /// [default: true where the host has IPv6]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) ipv6: Option<bool>,
+    /// A node that was not heard of for so long is not ready, and its pods are no endpoints (such as 40s or 1m30s); kept
+    /// until given anew [default: 40s]
+    #[arg(long, value_name = "DURATION", value_parser = grace)]
+    pub(crate) node_monitor_grace_period: Option<Duration>,
+    /// How long pods that do not say otherwise stay on a node that is not ready; kept until given anew [default: 300]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(i64).range(0..))]
+    pub(crate) default_not_ready_toleration_seconds: Option<i64>,
+    /// How long pods that do not say otherwise stay on a node that is not heard of; kept until given anew [default: 300]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(i64).range(0..))]
+    pub(crate) default_unreachable_toleration_seconds: Option<i64>,
+}
+
+/// As the reference writes durations: numbers with units, such as `1m30s`, `40s`, `500ms`.
+fn grace(text: &str) -> Result<Duration, String> {
+    const SHORTEST: Duration = Duration::from_secs(1);
+    match duration(text) {
+        Some(long) if long >= SHORTEST => Ok(long),
+        Some(_) => Err(format!("{text} is too short: nodes say every quarter of it that they live, 1s is the least")),
+        None => Err(format!("{text:?} is no duration such as 40s or 1m30s")),
+    }
+}
+
+fn duration(text: &str) -> Option<Duration> {
+    const UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000)];
+    let (mut rest, mut millis) = (text, 0_u64);
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+        let (number, tail) = rest.split_at(digits);
+        let (unit, factor) = UNITS.iter().find(|(unit, _)| tail.starts_with(unit))?;
+        millis = millis.checked_add(number.parse::<u64>().ok()?.checked_mul(*factor)?)?;
+        rest = &tail[unit.len()..];
+    }
+    (!text.is_empty()).then(|| Duration::from_millis(millis))
 }
 
 /// A resolver's address; its port is 53 unless said otherwise.
@@ -214,6 +255,24 @@ pub(crate) struct ImagesOf {
     /// Those of the `skiff agent` of this node, on this machine
     #[arg(long, value_name = "NODE")]
     pub(crate) agent: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Power {
+    /// Cut the node's link, end everything that runs there; nothing says good-bye
+    Stop {
+        #[command(flatten)]
+        which: Which,
+        /// The node's name, as `kubectl get nodes` shows it
+        node: String,
+    },
+    /// Start the node again, with the disk it had
+    Start {
+        #[command(flatten)]
+        which: Which,
+        /// The node's name, as `kubectl get nodes` shows it
+        node: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]

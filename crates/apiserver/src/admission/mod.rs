@@ -18,7 +18,7 @@ pub(crate) async fn create(call: &Call, value: &mut Value) -> Result<()> {
     if call.resource().id() == ("", "pods") {
         service_account::admit(call, value).await?;
         priority::admit(call, value).await?;
-        pod::tolerate_node_trouble(value);
+        pod::tolerate_node_trouble(value, &call.server.config);
     }
     limits::admit(call, value).await
 }
@@ -28,7 +28,7 @@ pub(crate) fn update(call: &Call, next: &mut Value, subresource: Option<&str>) -
         namespace::label(next);
     }
     if next["kind"] == "Pod" && subresource.is_none() {
-        pod::tolerate_node_trouble(next);
+        pod::tolerate_node_trouble(next, &call.server.config);
     }
     rbac::no_more_than_own(call, next)?;
     Ok(())

@@ -10,7 +10,6 @@ use rustls_pki_types::ServerName;
 use serde_json::Value;
 use skiff_api::resources;
 use skiff_api::status::Status;
-use tokio::net::TcpStream;
 use tokio::time::{Duration, timeout};
 use tokio_rustls::TlsConnector;
 
@@ -108,7 +107,8 @@ async fn send(
     let tls = tls.ok_or_else(|| Status::unavailable("this server has no certificate to speak to nodes with"))?;
     let name = ServerName::try_from(address.0.clone()).map_err(|e| failed("the address", &e))?;
     let connect = async {
-        let stream = TcpStream::connect((address.0.as_str(), address.1)).await.map_err(|e| failed("connect", &e))?;
+        let stream =
+            (call.server.config.dial)(address.0.clone(), address.1).await.map_err(|e| failed("connect", &e))?;
         let _ = stream.set_nodelay(true);
         TlsConnector::from(tls.0).connect(name, stream).await.map_err(|e| failed("TLS", &e))
     };

@@ -17,7 +17,7 @@ use skiff_client::{
 
 use super::plan;
 use crate::{
-    Job,
+    Job, PodRange,
     context::{Context, Reconcile, on_self},
     object::name,
 };
@@ -25,8 +25,7 @@ use crate::{
 const IDENTITY: &str = "node-controller";
 
 struct Controller {
-    cluster: IpNet,
-    mask: u8,
+    ranges: Vec<PodRange>,
     nodes: Arc<Cache<Node>>,
     api: Api<Node>,
     events: Recorder,
@@ -35,8 +34,7 @@ struct Controller {
 pub(crate) fn start(cx: &Arc<Context>) -> Job {
     let queue = Queue::new();
     let me = Controller {
-        cluster: cx.config.cluster_cidr,
-        mask: cx.config.node_mask,
+        ranges: cx.config.pod_ranges.clone(),
         nodes: cx.cache(),
         api: Api::all(cx.client(IDENTITY)),
         events: cx.recorder(IDENTITY, IDENTITY),
@@ -53,12 +51,13 @@ impl Reconcile for Controller {
     async fn reconcile(&self, key: Key) -> Result<Done, Error> {
         let Some(node) = self.nodes.get(&key).filter(|n| ranges(n).is_empty()) else { return Ok(Done::Settled) };
         let taken: Vec<IpNet> = self.nodes.all().iter().flat_map(|n| ranges(n)).collect();
-        let Some(range) = plan::choose(self.cluster, self.mask, &taken) else {
+        let chosen = self.ranges.iter().map(|r| plan::choose(r.cluster, r.node_mask, &taken));
+        let Some(chosen) = chosen.collect::<Option<Vec<_>>>() else {
             let words = format!("Node {} status is now: CIDRNotAvailable", name(&node.metadata));
             self.events.normal(&*node, "CIDRNotAvailable", words);
             return Ok(Done::Again(std::time::Duration::from_secs(60)));
         };
-        let spec = json!({"spec": {"podCIDR": range, "podCIDRs": [range]}});
+        let spec = json!({"spec": {"podCIDR": chosen.first(), "podCIDRs": chosen}});
         self.nodes.put(self.api.patch(&key.name, &PatchParams::default(), &Patch::Merge(spec)).await?);
         Ok(Done::Settled)
     }

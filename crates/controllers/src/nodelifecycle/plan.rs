@@ -10,8 +10,6 @@ use k8s_openapi::{
 
 use crate::{object::is_deleted, scheduler::filter::tolerated_by};
 
-/// A node that was not heard of for so long is not ready any more.
-pub(crate) const GRACE: Duration = Duration::from_secs(40);
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
 
@@ -31,9 +29,15 @@ pub(crate) fn ready_status(node: &Node) -> Option<&str> {
     conditions.into_iter().flatten().find(|c| c.type_ == "Ready").map(|c| c.status.as_str())
 }
 
-/// The conditions to write for a node that was silent for `silence`; None when they are right or the node reports.
-pub(crate) fn conditions(node: &Node, silence: Duration, now: Timestamp) -> Option<Vec<NodeCondition>> {
-    if silence <= GRACE {
+/// The conditions to write for a node that was silent longer than the `grace` it has; None when they are right or the node
+/// reports.
+pub(crate) fn conditions(
+    node: &Node,
+    silence: Duration,
+    grace: Duration,
+    now: Timestamp,
+) -> Option<Vec<NodeCondition>> {
+    if silence <= grace {
         return None;
     }
     let known = node.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
@@ -126,6 +130,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::NODE_MONITOR_GRACE_PERIOD as GRACE;
     use crate::fixture::{at, changed, now, object, pod_of, ready_node, set};
 
     fn keys(taints: Option<Vec<Taint>>) -> Option<Vec<String>> {
@@ -143,13 +148,13 @@ mod tests {
     #[test]
     fn silence_makes_a_node_unknown_once() {
         let node = ready_node("n1");
-        assert_eq!(conditions(&node, GRACE, now()), None);
-        let unknown = conditions(&node, GRACE + Duration::from_secs(1), now()).unwrap();
+        assert_eq!(conditions(&node, GRACE, GRACE, now()), None);
+        let unknown = conditions(&node, GRACE + Duration::from_secs(1), GRACE, now()).unwrap();
         assert_eq!(unknown.len(), 4);
         assert_eq!(unknown[0].reason.as_deref(), Some("NodeStatusUnknown"));
         assert_eq!(unknown[1].reason.as_deref(), Some("NodeStatusNeverUpdated"));
         let silent = changed(&node, |n| n.status.as_mut().unwrap().conditions = Some(unknown));
-        assert_eq!(conditions(&silent, GRACE * 2, now()), None);
+        assert_eq!(conditions(&silent, GRACE * 2, GRACE, now()), None);
     }
 
     #[test]

@@ -33,12 +33,14 @@ use crate::{
 };
 
 const IDENTITY: &str = "node-controller";
-/// Heartbeats are looked at so often.
+/// Heartbeats are looked at so often, or eight times in the grace period if that is shorter.
 const PERIOD: Duration = Duration::from_secs(5);
 const LEASES: &str = "kube-node-lease";
 
 struct Controller {
     client: Client,
+    grace: Duration,
+    period: Duration,
     nodes: Arc<Cache<Node>>,
     pods: Arc<Cache<Pod>>,
     leases: Arc<Cache<Lease>>,
@@ -51,6 +53,8 @@ pub(crate) fn start(cx: &Arc<Context>) -> Job {
     let queue = Queue::new();
     let me = Controller {
         client: cx.client(IDENTITY),
+        grace: cx.config.node_monitor_grace_period,
+        period: PERIOD.min(cx.config.node_monitor_grace_period / 8),
         nodes: cx.cache(),
         pods: cx.cache(),
         leases: cx.cache(),
@@ -74,7 +78,7 @@ impl Reconcile for Controller {
         let node = self.write_conditions(node, self.silence(&key), now).await?;
         let node = self.write_taints(node, now).await?;
         let next = self.treat_pods(&node, now).await?;
-        Ok(Done::Again(next.min(PERIOD)))
+        Ok(Done::Again(next))
     }
 }
 
@@ -100,7 +104,7 @@ impl Controller {
     }
 
     async fn write_conditions(&self, node: Arc<Node>, silence: Duration, now: Timestamp) -> Result<Arc<Node>, Error> {
-        let Some(conditions) = plan::conditions(&node, silence, now) else { return Ok(node) };
+        let Some(conditions) = plan::conditions(&node, silence, self.grace, now) else { return Ok(node) };
         let words = format!("Node {} status is now: NodeNotReady", name(&node.metadata));
         self.events.normal(&*node, "NodeNotReady", words);
         let patch = Patch::Strategic(json!({"status": {"conditions": conditions}}));
@@ -125,7 +129,7 @@ impl Controller {
     async fn treat_pods(&self, node: &Node, now: Timestamp) -> Result<Duration, Error> {
         let silent = plan::ready_status(node) == Some("Unknown");
         let tainted = node.spec.as_ref().is_some_and(|s| s.taints.iter().flatten().any(|t| t.effect == "NoExecute"));
-        let mut next = PERIOD;
+        let mut next = self.period;
         if !silent && !tainted {
             return Ok(next);
         }

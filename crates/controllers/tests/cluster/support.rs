@@ -133,8 +133,11 @@ impl Cluster {
         });
         let stop = Stop::new();
         let config = skiff_controllers::Config {
-            cluster_cidr: "10.244.0.0/16".parse().expect("a range"),
-            node_mask: 24,
+            pod_ranges: vec![skiff_controllers::PodRange {
+                cluster: "10.244.0.0/16".parse().expect("a range"),
+                node_mask: 24,
+            }],
+            node_monitor_grace_period: skiff_controllers::NODE_MONITOR_GRACE_PERIOD,
             lb_pool: "192.0.2.101-192.0.2.102".parse().expect("a pool"),
             ca: pki.ca_pem().to_string(),
         };

@@ -6,10 +6,11 @@ pub mod object;
 mod register;
 mod routes;
 
-use std::{collections::BTreeMap, io, net::IpAddr, path::PathBuf, sync::Arc};
+pub use lease::LEASE;
+
+use std::{collections::BTreeMap, io, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use futures::StreamExt;
-use ipnet::IpNet;
 use k8s_openapi::api::core::v1::Service;
 use kube::{
     Api,
@@ -24,7 +25,7 @@ use tracing::{info, warn};
 use crate::{
     hostports::{HostPorts, Surroundings},
     image, network,
-    network::Network,
+    network::{Ips, Network},
     pod::{
         self, Manager,
         context::{Context, Machine},
@@ -38,7 +39,7 @@ use crate::{
 #[derive(Clone)]
 pub struct Config {
     pub node_name: String,
-    pub node_ip: IpAddr,
+    pub node_ips: Ips,
     pub labels: BTreeMap<String, String>,
     pub zone: Option<String>,
     /// Pod directories and logs.
@@ -51,10 +52,11 @@ pub struct Config {
     /// As `skiff/<cluster>/<node>`.
     pub cgroup_root: String,
     pub tls: Tls,
-    pub cluster_cidr: IpNet,
     /// Of the node's own API.
     pub port: u16,
     pub max_pods: u32,
+    /// How long the node counts as alive without a sign; a sign is given four times as often.
+    pub lease: Duration,
     /// The program started for each container; this very binary when `None`.
     pub shim: Option<PathBuf>,
     /// Proxies of this process, which say when a pod that ends gets no more connections.
@@ -105,12 +107,14 @@ pub async fn run(config: Config, client: kube::Client, ready: Ready, stop: Stop)
     }
     let server = crate::server::Server::bind(&config).await?;
     let facts = facts(&config, server.port());
-    let Some(range) = register::register(&client, &facts, &stop).await? else { return Ok(()) };
+    let Some(ranges) = register::register(&client, &facts, &stop).await? else { return Ok(()) };
     let records = Records::open(config.run_dir.join("pods"))?;
     let left = records.load()?;
-    let network = Network::open(config.run_dir.join("netns"), range, &pod::attachments(&left))?;
-    let around =
-        Surroundings { node: vec![config.node_ip, network.gateway()], services: config.dns.ip.into_iter().collect() };
+    let network = Network::open(config.run_dir.join("netns"), ranges.first, ranges.second, &pod::attachments(&left))?;
+    let around = Surroundings {
+        node: config.node_ips.iter().chain(network.gateways().iter()).collect(),
+        services: config.dns.ip.into_iter().collect(),
+    };
     let host_ports = Arc::new(HostPorts::open(pod::published(&left), around));
     let ctx = context(config, client, (network, host_ports), records, &facts, &stop)?;
     let filler = ctx.network.clone();
@@ -118,7 +122,7 @@ pub async fn run(config: Config, client: kube::Client, ready: Ready, stop: Stop)
     tokio::spawn(lease::run(ctx.clone(), facts, stop.clone()));
     tokio::spawn(routes::run(ctx.clone(), stop.clone()));
     tokio::spawn(server.run(ctx.clone(), stop.clone()));
-    info!("node {} is ready, its pods have {range}", ctx.config.node_name);
+    info!("node {} is ready, its pods have {ranges}", ctx.config.node_name);
     ready.set();
     Manager::new(ctx.clone(), left).run(stop).await;
     ctx.network.close();
@@ -128,7 +132,7 @@ pub async fn run(config: Config, client: kube::Client, ready: Ready, stop: Stop)
 fn facts(config: &Config, port: u16) -> object::Facts {
     object::Facts {
         name: config.node_name.clone(),
-        ip: config.node_ip,
+        ips: config.node_ips,
         labels: config.labels.clone(),
         zone: config.zone.clone(),
         cpus: machine::cpus(),

@@ -1,6 +1,6 @@
 //! The Node object as this machine makes it. Pure.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -13,11 +13,13 @@ use k8s_openapi::{
     },
 };
 
+use crate::network::Ips;
+
 /// What is known of machine and node.
 #[derive(Clone, Debug)]
 pub struct Facts {
     pub name: String,
-    pub ip: IpAddr,
+    pub ips: Ips,
     pub labels: BTreeMap<String, String>,
     pub zone: Option<String>,
     pub cpus: u32,
@@ -53,9 +55,10 @@ pub fn node(facts: &Facts) -> Node {
 /// `before`: the conditions as the API has them, whose times stay when nothing changed.
 pub fn status(facts: &Facts, before: &[NodeCondition], now: Timestamp) -> NodeStatus {
     let address = |kind: &str, address: String| NodeAddress { type_: kind.into(), address };
+    let ips = facts.ips.iter().map(|ip| address("InternalIP", ip.to_string()));
     let resources = resources(facts);
     NodeStatus {
-        addresses: Some(vec![address("InternalIP", facts.ip.to_string()), address("Hostname", facts.name.clone())]),
+        addresses: Some(ips.chain([address("Hostname", facts.name.clone())]).collect()),
         capacity: Some(resources.clone()),
         allocatable: Some(resources),
         conditions: Some(conditions(before, now)),

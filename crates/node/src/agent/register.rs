@@ -1,6 +1,6 @@
 //! Makes or renews the Node object, and waits for the range of addresses that the cluster gives the node.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use futures::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
@@ -19,10 +19,33 @@ use super::{
     Error,
     object::{self, Facts},
 };
-use crate::network::routes::pod_ranges;
+use crate::network::{Ips, routes::pod_ranges};
 
-/// The node's pod range; `None` when told to stop first.
-pub(super) async fn register(client: &kube::Client, facts: &Facts, stop: &Stop) -> Result<Option<IpNet>, Error> {
+/// Where the node's pods get their addresses from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Ranges {
+    pub(super) first: IpNet,
+    pub(super) second: Option<IpNet>,
+}
+
+impl Ranges {
+    /// Those of the families that the node has addresses of: pods with others could not be reached. None while the range
+    /// of the first family is missing.
+    fn of(given: &[IpNet], ips: Ips) -> Option<Self> {
+        let like = |ip: std::net::IpAddr| given.iter().copied().find(|r| r.addr().is_ipv4() == ip.is_ipv4());
+        Some(Ranges { first: like(ips.first)?, second: ips.second.and_then(like) })
+    }
+}
+
+impl fmt::Display for Ranges {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.first)?;
+        self.second.map_or(Ok(()), |range| write!(f, " and {range}"))
+    }
+}
+
+/// The node's pod ranges; `None` when told to stop first.
+pub(super) async fn register(client: &kube::Client, facts: &Facts, stop: &Stop) -> Result<Option<Ranges>, Error> {
     let api: Api<Node> = Api::all(client.clone());
     let mut wait = Duration::from_millis(50);
     loop {
@@ -43,7 +66,7 @@ pub(super) async fn register(client: &kube::Client, facts: &Facts, stop: &Stop) 
     }
     tokio::select! {
         () = stop.cancelled() => Ok(None),
-        range = range(&api, &facts.name) => Ok(range),
+        ranges = ranges(&api, facts) => Ok(ranges),
     }
 }
 
@@ -67,11 +90,28 @@ pub(super) async fn report(api: &Api<Node>, facts: &Facts) -> kube::Result<()> {
     api.patch_status(&facts.name, &PatchParams::default(), &patch).await.map(drop)
 }
 
-async fn range(api: &Api<Node>, name: &str) -> Option<IpNet> {
-    let config = watcher::Config::default().fields(&format!("metadata.name={name}"));
+async fn ranges(api: &Api<Node>, facts: &Facts) -> Option<Ranges> {
+    let config = watcher::Config::default().fields(&format!("metadata.name={}", facts.name));
     let nodes = watcher(api.clone(), config).default_backoff().applied_objects();
     let given = nodes.inspect_err(|e| warn!("the watch of the node failed, trying again: {e}"));
-    let mut given =
-        given.filter_map(|n| async move { pod_ranges(&n.ok()?).into_iter().find(|r| r.addr().is_ipv4()) }).boxed();
+    let mut given = given.filter_map(|n| async move { Ranges::of(&pod_ranges(&n.ok()?), facts.ips) }).boxed();
     given.next().await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_of_the_nodes_families() {
+        let given: Vec<IpNet> = ["fd00::/64", "10.244.0.0/24"].map(|r| r.parse().unwrap()).into();
+        let of = |first: &str, second: Option<&str>, given: &[IpNet]| {
+            let ips = Ips::new(first.parse().unwrap(), second.map(|s| s.parse().unwrap()));
+            Ranges::of(given, ips).map(|r| r.to_string())
+        };
+        assert_eq!(of("10.0.0.1", Some("fd01::1"), &given).unwrap(), "10.244.0.0/24 and fd00::/64");
+        assert_eq!(of("10.0.0.1", None, &given).unwrap(), "10.244.0.0/24");
+        assert_eq!(of("fd01::1", None, &given).unwrap(), "fd00::/64");
+        assert_eq!(of("10.0.0.1", Some("fd01::1"), &given[..1]), None);
+    }
 }

@@ -7,6 +7,7 @@
 //! Namespaces with their links are made ahead of use ([`POOL`]), so a new pod only needs its address and routes.
 
 mod ipam;
+mod ips;
 mod link;
 mod messages;
 mod namespace;
@@ -25,8 +26,11 @@ use rtnetlink::packet_route::{RouteNetlinkMessage, link::LinkAttribute};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
-pub use self::link::{Link, link_of};
 use self::{ipam::Ipam, namespace::Namespace, netlink::Netlink};
+pub use self::{
+    ips::Ips,
+    link::{Link, link_of},
+};
 use crate::hostports::HostPort;
 
 pub const BRIDGE: &str = "skiff0";
@@ -55,11 +59,20 @@ pub enum Error {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attachment {
     pub ip: IpAddr,
+    /// Of the other family, in a cluster that has both.
+    #[serde(default)]
+    pub second_ip: Option<IpAddr>,
     pub netns: PathBuf,
     /// The host's end of the veth pair.
     pub link: String,
     #[serde(default)]
     pub host_ports: Vec<HostPort>,
+}
+
+impl Attachment {
+    pub fn ips(&self) -> Ips {
+        Ips::new(self.ip, self.second_ip)
+    }
 }
 
 #[derive(Debug)]
@@ -74,10 +87,43 @@ struct Shared {
     directory: PathBuf,
     bridge: u32,
     mtu: u32,
-    gateway: IpAddr,
-    ipam: Mutex<Ipam>,
+    gateways: Ips,
+    ipams: Mutex<Ipams>,
     node: Mutex<Netlink>,
     spares: Mutex<Vec<Spare>>,
+}
+
+/// One for each family, the first one's address being the first of a pod.
+#[derive(Debug)]
+struct Ipams {
+    first: Ipam,
+    second: Option<Ipam>,
+}
+
+impl Ipams {
+    fn iter(&self) -> impl Iterator<Item = &Ipam> {
+        [&self.first].into_iter().chain(&self.second)
+    }
+
+    fn keep(&mut self, owner: &str, attachment: &Attachment) {
+        for ip in attachment.ips().iter() {
+            self.first.keep(ip, owner);
+            self.second.iter_mut().for_each(|s| s.keep(ip, owner));
+        }
+    }
+
+    /// Both or none.
+    fn allocate(&mut self, owner: &str) -> Result<Ips, ipam::Error> {
+        let first = self.first.allocate(owner)?;
+        let second = self.second.as_mut().map(|s| s.allocate(owner)).transpose();
+        let second = second.inspect_err(|_| self.first.release(owner))?;
+        Ok(Ips::new(first, second))
+    }
+
+    fn release(&mut self, owner: &str) {
+        self.first.release(owner);
+        self.second.iter_mut().for_each(|s| s.release(owner));
+    }
 }
 
 /// Cheap to clone; all methods block for about a millisecond and none waits for anything but the kernel.
@@ -99,31 +145,40 @@ fn sysctl(name: &str, value: &str) {
 }
 
 impl Network {
-    /// Sets up the node's side in the namespace of the calling thread. `kept` are the attachments of pods that still run;
-    /// namespaces and links of any other pod are removed.
-    pub fn open(directory: PathBuf, pod_range: IpNet, kept: &[(String, Attachment)]) -> Result<Self, Error> {
-        let mut ipam = Ipam::new(pod_range)?;
-        for (owner, attachment) in kept {
-            ipam.keep(attachment.ip, owner);
-        }
+    /// Sets up the node's side in the namespace of the calling thread. Pods get an address of `pod_range`, and one of
+    /// `second`, a range of the other family. `kept` are the attachments of pods that still run; namespaces and links of
+    /// any other pod are removed.
+    pub fn open(
+        directory: PathBuf,
+        pod_range: IpNet,
+        second: Option<IpNet>,
+        kept: &[(String, Attachment)],
+    ) -> Result<Self, Error> {
+        let mut ipams = Ipams { first: Ipam::new(pod_range)?, second: second.map(Ipam::new).transpose()? };
+        kept.iter().for_each(|(owner, attachment)| ipams.keep(owner, attachment));
+        let gateways = Ips::new(ipams.first.gateway(), ipams.second.as_ref().map(Ipam::gateway));
         fs::create_dir_all(&directory).map_err(|cause| Error::File { path: directory.clone(), cause })?;
         sysctl("net/ipv4/ip_forward", "1");
         sysctl("net/ipv4/conf/all/send_redirects", "0");
         sysctl("net/ipv4/conf/default/send_redirects", "0");
+        if gateways.iter().any(|g| g.is_ipv6()) {
+            sysctl("net/ipv6/conf/all/forwarding", "1");
+        }
         let mut node = Netlink::open()?;
         let mtu = 1500;
-        node.send(vec![messages::bridge(BRIDGE, bridge_mac(ipam.gateway()), mtu), messages::link_up(BRIDGE)])?;
+        node.send(vec![messages::bridge(BRIDGE, bridge_mac(gateways.first), mtu), messages::link_up(BRIDGE)])?;
         sysctl("net/bridge/bridge-nf-call-iptables", "0");
         sysctl("net/bridge/bridge-nf-call-ip6tables", "0");
         let bridge = index_of(&mut node, BRIDGE)?;
-        node.send(vec![messages::address(bridge, ipam.gateway(), ipam.prefix())])?;
-        let gateway = ipam.gateway();
+        // The address serves at once: nobody else on the bridge can have it.
+        sysctl(&format!("net/ipv6/conf/{BRIDGE}/accept_dad"), "0");
+        node.send(ipams.iter().map(|i| messages::address(bridge, i.gateway(), i.prefix())).collect())?;
         let shared = Shared {
             directory,
             bridge,
             mtu,
-            gateway,
-            ipam: Mutex::new(ipam),
+            gateways,
+            ipams: Mutex::new(ipams),
             node: Mutex::new(node),
             spares: Mutex::default(),
         };
@@ -132,8 +187,8 @@ impl Network {
         Ok(network)
     }
 
-    pub fn gateway(&self) -> IpAddr {
-        self.0.gateway
+    pub fn gateways(&self) -> Ips {
+        self.0.gateways
     }
 
     /// A pod's namespace with its address and routes.
@@ -143,21 +198,23 @@ impl Network {
             Some(spare) => spare,
             None => self.0.make()?,
         };
-        let ip = lock(&self.0.ipam).allocate(owner).inspect_err(|_| self.0.discard(&spare))?;
-        self.0.forget_neighbour(ip);
-        let gateway = self.0.gateway;
-        let whole = if ip.is_ipv4() { 32 } else { 128 };
-        let configured = spare.namespace.inside.send(vec![
-            messages::address(spare.device, ip, whole),
-            messages::link_route(spare.device, gateway),
-            messages::default_route(spare.device, gateway),
-        ]);
-        if let Err(e) = configured {
-            lock(&self.0.ipam).release(owner);
+        let ips = lock(&self.0.ipams).allocate(owner).inspect_err(|_| self.0.discard(&spare))?;
+        ips.iter().for_each(|ip| self.0.forget_neighbour(ip));
+        let requests = ips.iter().zip(self.0.gateways.iter()).flat_map(|(ip, gateway)| {
+            let whole = if ip.is_ipv4() { 32 } else { 128 };
+            [
+                messages::address(spare.device, ip, whole),
+                messages::link_route(spare.device, gateway),
+                messages::default_route(spare.device, gateway),
+            ]
+        });
+        if let Err(e) = spare.namespace.inside.send(requests.collect()) {
+            lock(&self.0.ipams).release(owner);
             self.0.discard(&spare);
             return Err(e.into());
         }
-        Ok(Attachment { ip, netns: spare.namespace.path, link: spare.link, host_ports: vec![] })
+        let (ip, second_ip) = (ips.first, ips.second);
+        Ok(Attachment { ip, second_ip, netns: spare.namespace.path, link: spare.link, host_ports: vec![] })
     }
 
     /// Takes a pod off the network. Goes on over errors and reports the first.
@@ -165,7 +222,7 @@ impl Network {
         let link = self.0.delete_link(&attachment.link);
         let removed =
             namespace::remove(&attachment.netns).map_err(|cause| Error::File { path: attachment.netns.clone(), cause });
-        lock(&self.0.ipam).release(owner);
+        lock(&self.0.ipams).release(owner);
         link.and(removed)
     }
 

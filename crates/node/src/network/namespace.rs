@@ -66,6 +66,9 @@ fn inside_new(path: &Path) -> Result<(File, Netlink), Error> {
     super::sysctl("net/ipv4/ip_unprivileged_port_start", "0");
     super::sysctl("net/ipv4/ping_group_range", "0 2147483647");
     super::sysctl("net/ipv6/conf/default/accept_dad", "0");
+    // A pod's routes are ours to give: no short cut past the gateway, none from a pod that plays router.
+    super::sysctl("net/ipv6/conf/default/accept_redirects", "0");
+    super::sysctl("net/ipv6/conf/default/accept_ra", "0");
     let mut inside = Netlink::open()?;
     inside.send(vec![messages::link_up("lo")])?;
     Ok((file, inside))

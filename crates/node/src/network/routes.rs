@@ -14,11 +14,13 @@ pub type Routes = BTreeMap<IpNet, IpAddr>;
 /// What the routing table should hold for pods elsewhere.
 pub fn plan<'a>(nodes: impl IntoIterator<Item = &'a Node>, own_name: &str) -> Routes {
     let others = nodes.into_iter().filter(|n| n.metadata.name.as_deref() != Some(own_name));
-    others.filter_map(|node| Some((pod_ranges(node), internal_ip(node)?))).flat_map(pairs).collect()
+    others.flat_map(|node| pairs(pod_ranges(node), internal_ips(node))).collect()
 }
 
-fn pairs((ranges, via): (Vec<IpNet>, IpAddr)) -> impl Iterator<Item = (IpNet, IpAddr)> {
-    ranges.into_iter().filter(move |r| r.addr().is_ipv4() == via.is_ipv4()).map(move |r| (r.trunc(), via))
+/// Each range by the node's address of its family.
+fn pairs(ranges: Vec<IpNet>, ips: Vec<IpAddr>) -> impl Iterator<Item = (IpNet, IpAddr)> {
+    let via = move |range: &IpNet| ips.iter().copied().find(|ip| ip.is_ipv4() == range.addr().is_ipv4());
+    ranges.into_iter().filter_map(move |range| Some((range.trunc(), via(&range)?)))
 }
 
 /// spec.podCIDRs, or spec.podCIDR where only the old field is set.
@@ -28,9 +30,9 @@ pub fn pod_ranges(node: &Node) -> Vec<IpNet> {
     if all.is_empty() { spec.pod_cidr.iter().filter_map(|c| c.parse().ok()).collect() } else { all }
 }
 
-pub fn internal_ip(node: &Node) -> Option<IpAddr> {
-    let addresses = node.status.as_ref()?.addresses.as_ref()?;
-    addresses.iter().find(|a| a.type_ == "InternalIP").and_then(|a| a.address.parse().ok())
+pub fn internal_ips(node: &Node) -> Vec<IpAddr> {
+    let addresses = node.status.as_ref().and_then(|s| s.addresses.as_ref()).into_iter().flatten();
+    addresses.filter(|a| a.type_ == "InternalIP").filter_map(|a| a.address.parse().ok()).collect()
 }
 
 pub fn diff(have: &Routes, want: &Routes) -> (Routes, Routes) {
@@ -75,6 +77,13 @@ mod tests {
         let nodes = [node("a", "10.244.0.0/24", "172.30.0.11"), node("b", "10.244.1.0/24", "172.30.0.12")];
         let want = plan(&nodes, "a");
         assert_eq!(format!("{want:?}"), "{10.244.1.0/24: 172.30.0.12}");
+        let mut both = node("b", "10.244.1.0/24", "172.30.0.12");
+        both.spec.get_or_insert_default().pod_cidrs.get_or_insert_default().push("fd00:1::/64".into());
+        assert_eq!(format!("{:?}", plan([&both], "a")), "{10.244.1.0/24: 172.30.0.12}", "no IPv6 address to go by");
+        let ip6 = from_value(json!({"type": "InternalIP", "address": "fd00::12"})).unwrap();
+        both.status.get_or_insert_default().addresses.get_or_insert_default().push(ip6);
+        let want = plan([&both], "a");
+        assert_eq!(format!("{want:?}"), "{10.244.1.0/24: 172.30.0.12, fd00:1::/64: fd00::12}");
         let unready: Node = from_value(json!({"metadata": {"name": "c"}})).unwrap();
         assert_eq!(plan([&unready], "a"), Routes::new());
     }

@@ -1,10 +1,11 @@
 //! A container's environment. Pure: the objects that it draws on are given.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Container, EnvVarSource, Pod, ResourceFieldSelector, Secret, Service};
 
 use super::quantity;
+use crate::network::Ips;
 
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Error {
@@ -29,8 +30,8 @@ pub struct Objects {
 #[derive(Clone, Copy, Debug)]
 pub struct Around<'a> {
     pub pod: &'a Pod,
-    pub pod_ip: Option<IpAddr>,
-    pub node_ip: IpAddr,
+    pub pod_ips: Option<Ips>,
+    pub node_ips: Ips,
     pub objects: &'a Objects,
     /// What resourceFieldRef falls back to without a limit.
     pub node_cpu_milli: i128,
@@ -186,7 +187,6 @@ fn from_source(
 pub fn pod_field(path: &str, around: Around<'_>) -> Option<String> {
     let meta = &around.pod.metadata;
     let spec = around.pod.spec.as_ref();
-    let ip = || around.pod_ip.map(|i| i.to_string()).unwrap_or_default();
     Some(match path {
         "metadata.name" => meta.name.clone().unwrap_or_default(),
         "metadata.namespace" => meta.namespace.clone().unwrap_or_default(),
@@ -195,8 +195,10 @@ pub fn pod_field(path: &str, around: Around<'_>) -> Option<String> {
         "metadata.annotations" => quoted(meta.annotations.as_ref()),
         "spec.nodeName" => spec.and_then(|s| s.node_name.clone()).unwrap_or_default(),
         "spec.serviceAccountName" => spec.and_then(|s| s.service_account_name.clone()).unwrap_or_default(),
-        "status.hostIP" | "status.hostIPs" => around.node_ip.to_string(),
-        "status.podIP" | "status.podIPs" => ip(),
+        "status.hostIP" => around.node_ips.first.to_string(),
+        "status.hostIPs" => around.node_ips.to_string(),
+        "status.podIP" => around.pod_ips.map(|i| i.first.to_string()).unwrap_or_default(),
+        "status.podIPs" => around.pod_ips.map(|i| i.to_string()).unwrap_or_default(),
         _ => {
             let key = |kind: &str| path.strip_prefix(kind)?.strip_suffix("']");
             match (key("metadata.labels['"), key("metadata.annotations['")) {
@@ -351,8 +353,8 @@ mod tests {
     fn around<'a>(pod: &'a Pod, objects: &'a Objects) -> Around<'a> {
         Around {
             pod,
-            pod_ip: "10.244.0.9".parse().ok(),
-            node_ip: "172.30.0.11".parse().unwrap(),
+            pod_ips: Some(Ips::new("10.244.0.9".parse().unwrap(), "fd00::9".parse().ok())),
+            node_ips: Ips::from("172.30.0.11".parse::<std::net::IpAddr>().unwrap()),
             objects,
             node_cpu_milli: 2000,
             node_memory: 1 << 30,

@@ -7,7 +7,7 @@ use super::{
     state::{Container, Ended, Phase, PodState, Pulled, Step},
     status::{self, Around},
 };
-use crate::runtime::Exit;
+use crate::{network::Ips, runtime::Exit};
 
 fn now() -> Timestamp {
     Timestamp::from_second(1_800_000_000).unwrap()
@@ -143,7 +143,7 @@ fn sidecars_end_after_the_main_containers() {
 }
 
 fn seen(spec: Value, state: &PodState) -> Value {
-    let around = Around { node_ip: "172.30.0.11".parse().unwrap(), now: now() };
+    let around = Around { node_ips: Ips::new("172.30.0.11".parse().unwrap(), "fd00::11".parse().ok()), now: now() };
     serde_json::to_value(status::of(&pod(spec), state, around)).unwrap()
 }
 

@@ -98,8 +98,8 @@ pub fn around<'a>(
     let host = pod.spec.as_ref().is_some_and(|s| s.host_network == Some(true));
     env::Around {
         pod,
-        pod_ip: if host { Some(ctx.config.node_ip) } else { network.map(|a| a.ip) },
-        node_ip: ctx.config.node_ip,
+        pod_ips: if host { Some(ctx.config.node_ips) } else { network.map(Attachment::ips) },
+        node_ips: ctx.config.node_ips,
         objects,
         node_cpu_milli: i128::from(ctx.machine.cpus) * 1000,
         node_memory: i128::from(ctx.machine.memory),
@@ -162,7 +162,7 @@ pub fn termination_file(pod_dir: &Path, container: &str, attempt: i32) -> PathBu
 }
 
 fn hosts_file(ctx: &Context, pod: &Pod, attempt: &Attempt) -> io::Result<String> {
-    let ips: Vec<_> = attempt.network.iter().map(|a| a.ip).collect();
+    let ips: Vec<_> = attempt.network.iter().flat_map(|a| a.ips().iter()).collect();
     let host = pod.spec.as_ref().is_some_and(|s| s.host_network == Some(true));
     let own = if host { Some(fs::read_to_string("/etc/hosts")?) } else { None };
     Ok(hosts::render(pod, &ips, &ctx.config.dns.domain, own.as_deref()))

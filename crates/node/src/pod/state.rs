@@ -8,7 +8,11 @@ use k8s_openapi::api::core::v1 as core;
 use serde::{Deserialize, Serialize};
 
 use super::backoff::Backoff;
-use crate::{image::Image, network::Attachment, runtime::Exit};
+use crate::{
+    image::Image,
+    network::{Attachment, Ips},
+    runtime::Exit,
+};
 
 /// A step of preparation that a pod needs once.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -147,8 +151,8 @@ impl PodState {
         self.containers.get(name).cloned().unwrap_or_default()
     }
 
-    pub fn ip(&self) -> Option<std::net::IpAddr> {
-        self.network.done()?.as_ref().map(|a| a.ip)
+    pub fn ips(&self) -> Option<Ips> {
+        self.network.done()?.as_ref().map(|a| a.ips())
     }
 }
 

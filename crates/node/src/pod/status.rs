@@ -1,7 +1,5 @@
 //! What the API is told about a pod. Pure.
 
-use std::net::IpAddr;
-
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{self as core, ContainerStatus, PodCondition, PodIP, PodStatus},
@@ -12,11 +10,12 @@ use super::{
     plan::{self, RestartPolicy, is_sidecar, restart_policy},
     state::{Container, Ended, Phase, PodState},
 };
+use crate::network::Ips;
 
 /// What the status says besides the state.
 #[derive(Clone, Copy, Debug)]
 pub struct Around {
-    pub node_ip: IpAddr,
+    pub node_ips: Ips,
     pub now: Timestamp,
 }
 
@@ -32,18 +31,16 @@ pub fn of(pod: &core::Pod, state: &PodState, around: Around) -> PodStatus {
         && !state.containers.values().any(Container::is_busy)
         && !plan::finished(spec, state);
     let phase = if over_deadline { "Failed" } else { phase(pod, spec, state, &main) };
-    let ip = pod_ip(spec, state, around.node_ip).or_else(|| {
-        let kept = matches!(phase, "Succeeded" | "Failed") || state.stopping.is_some() || deleted(pod);
-        old.pod_ip.as_deref().filter(|_| kept).and_then(|t| t.parse().ok())
-    });
+    let kept = matches!(phase, "Succeeded" | "Failed") || state.stopping.is_some() || deleted(pod);
+    let ips = pod_ips(spec, state, around.node_ips).or_else(|| before(&old).filter(|_| kept));
     let conditions = conditions(pod, spec, state, phase, &main, around.now);
     PodStatus {
         phase: Some(phase.into()),
         conditions: Some(conditions),
-        host_ip: Some(around.node_ip.to_string()),
-        host_ips: Some(vec![core::HostIP { ip: around.node_ip.to_string() }]),
-        pod_ip: ip.map(|i| i.to_string()),
-        pod_ips: ip.map(|i| vec![PodIP { ip: i.to_string() }]),
+        host_ip: Some(around.node_ips.first.to_string()),
+        host_ips: Some(around.node_ips.iter().map(|ip| core::HostIP { ip: ip.to_string() }).collect()),
+        pod_ip: ips.map(|i| i.first.to_string()),
+        pod_ips: ips.map(|i| i.iter().map(|ip| PodIP { ip: ip.to_string() }).collect()),
         start_time: old.start_time.clone().or(state.started.map(Time)),
         container_statuses: Some(main),
         init_container_statuses: (!init.is_empty()).then_some(init),
@@ -62,8 +59,15 @@ fn deleted(pod: &core::Pod) -> bool {
     pod.metadata.deletion_timestamp.is_some()
 }
 
-fn pod_ip(spec: &core::PodSpec, state: &PodState, node_ip: IpAddr) -> Option<IpAddr> {
-    if spec.host_network == Some(true) { state.network.done().map(|_| node_ip) } else { state.ip() }
+fn pod_ips(spec: &core::PodSpec, state: &PodState, node_ips: Ips) -> Option<Ips> {
+    if spec.host_network == Some(true) { state.network.done().map(|_| node_ips) } else { state.ips() }
+}
+
+/// What the API was told before.
+fn before(old: &PodStatus) -> Option<Ips> {
+    let all: Vec<_> = old.pod_ips.iter().flatten().filter_map(|i| i.ip.parse().ok()).collect();
+    let first = old.pod_ip.as_deref().and_then(|t| t.parse().ok()).or(all.first().copied())?;
+    Some(Ips::new(first, all.into_iter().find(|ip| ip.is_ipv4() != first.is_ipv4())))
 }
 
 fn phase<'a>(pod: &'a core::Pod, spec: &core::PodSpec, state: &PodState, main: &[ContainerStatus]) -> &'a str {

@@ -232,7 +232,7 @@ impl Worker {
     }
 
     fn publish(&mut self) {
-        let around = status::Around { node_ip: self.ctx.config.node_ip, now: Timestamp::now() };
+        let around = status::Around { node_ips: self.ctx.config.node_ips, now: Timestamp::now() };
         let next = status::of(&self.pod, &self.state, around);
         let mut pod = Pod::clone(&self.pod);
         pod.status = Some(next.clone());

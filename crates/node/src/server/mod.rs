@@ -73,7 +73,7 @@ fn answer(code: StatusCode, kind: &'static str, text: impl Into<Bytes>) -> Answe
 impl Server {
     pub async fn bind(config: &Config) -> Result<Self, Error> {
         let acceptor = TlsAcceptor::from(Arc::new(tls::config(&config.tls)?));
-        let address = SocketAddr::new(config.node_ip, config.port);
+        let address = SocketAddr::new(config.node_ips.first, config.port);
         let listen = |cause| Error::Listen { address, cause };
         let listener = TcpListener::bind(address).await.map_err(listen)?;
         let port = listener.local_addr().map_err(listen)?.port();

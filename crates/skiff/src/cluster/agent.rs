@@ -60,7 +60,8 @@ async fn live(args: &Agent, name: String, paths: &Paths) -> Result<()> {
     let client = kube::Client::try_from(told)?;
     wire_agent(args.cluster_dns).await?;
     let place = Place {
-        ip,
+        ips: ip.into(),
+        lease: skiff_node::LEASE,
         zone: None,
         dns_ip: args.cluster_dns,
         domain: args.cluster_domain.clone(),
@@ -76,7 +77,7 @@ async fn live(args: &Agent, name: String, paths: &Paths) -> Result<()> {
         cgroup: cgroup(&place.name),
     };
     let _way_out = way_out(args, ip);
-    let ranges = Ranges { pods: args.cluster_cidr.into(), services: vec![], balancers: vec![] };
+    let ranges = Ranges { pods: vec![args.cluster_cidr.into()], services: vec![], balancers: vec![] };
     let node = place.node(directories, ranges, tls, Handle::current());
     let stop = Stop::new();
     end_on_signals(&stop)?;
@@ -89,7 +90,7 @@ async fn live(args: &Agent, name: String, paths: &Paths) -> Result<()> {
 /// What pods send beyond the cluster takes this machine's address. Pods of other nodes are reached as they are.
 fn way_out(args: &Agent, ip: IpAddr) -> Option<WayOut> {
     let IpAddr::V4(_) = ip else { return None };
-    let pods = nat::all_of(args.cluster_cidr);
+    let pods = nat::all_of(args.cluster_cidr.into());
     let opened = nat::open(WAY_OUT, &[pods], &[pods]);
     opened.inspect_err(|error| tracing::warn!("pods cannot reach beyond this node: {error}")).ok()
 }

@@ -3,14 +3,16 @@
 
 use std::{
     fs, io,
-    net::{Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::RangeInclusive,
     path::Path,
+    time::Duration,
 };
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::{Deserialize, Serialize};
-use skiff_controllers::Pool;
+use skiff_controllers::{NODE_MONITOR_GRACE_PERIOD, Pool};
+use skiff_node::network::Ips;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -36,6 +38,34 @@ pub(crate) struct Config {
     /// Services of type LoadBalancer get their addresses from here.
     #[serde(default = "default_lb_pool", with = "as_text")]
     pub(crate) lb_pool: Pool,
+    /// The /48 of which nodes, pods and Services have their IPv6 addresses; none: the cluster has no IPv6.
+    #[serde(default)]
+    pub(crate) ipv6: Option<Ipv6Net>,
+    #[serde(default)]
+    pub(crate) patience: Patience,
+}
+
+/// How long the cluster bears with a silent node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Patience {
+    pub(crate) node_monitor_grace: Duration,
+    /// Seconds, what pods tolerate that do not say otherwise.
+    pub(crate) not_ready: i64,
+    pub(crate) unreachable: i64,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Patience { node_monitor_grace: NODE_MONITOR_GRACE_PERIOD, not_ready: 300, unreachable: 300 }
+    }
+}
+
+impl Patience {
+    /// Nodes give signs of life often enough for a short grace period.
+    pub(crate) fn lease(&self) -> Duration {
+        skiff_node::LEASE.min(self.node_monitor_grace)
+    }
 }
 
 fn default_lb_pool() -> Pool {
@@ -95,6 +125,8 @@ impl Config {
             dns_upstreams: vec![],
             dns_end_walks: false,
             lb_pool: default_lb_pool(),
+            ipv6: None,
+            patience: Patience::default(),
         }
     }
 
@@ -128,15 +160,16 @@ impl Config {
         if pods.prefix_len() > 24 || 1u32 << (24 - pods.prefix_len()) < u32::from(self.nodes) {
             return Err(format!("--pod-cidr {pods}: every one of {} nodes needs a /24 of it", self.nodes));
         }
-        let overlap = |a: Ipv4Net, b: Ipv4Net| a.contains(&b) || b.contains(&a);
+        let overlap = |a: IpNet, b: IpNet| a.contains(&b) || b.contains(&a);
+        let [services, pods, nodes] = [services, pods, nodes].map(IpNet::V4);
         for (a, b) in [(services, pods), (services, nodes), (pods, nodes)] {
             if overlap(a, b) {
                 return Err(format!("the ranges {a} and {b} overlap: services, pods and nodes each need their own"));
             }
         }
-        let balancers = self.lb_pool_v4();
-        let shared = |net: &Ipv4Net| balancers.iter().any(|b| overlap(*b, *net));
-        match [services, pods, nodes].into_iter().find(shared) {
+        let balancers = self.lb_pool.networks();
+        let shared = |net: &IpNet| balancers.iter().any(|b| overlap(*b, *net));
+        match [services, pods, nodes].into_iter().chain(self.ipv6.map(IpNet::V6)).find(shared) {
             Some(net) => Err(format!("--lb-pool {} overlaps with {net}: load balancers need their own", self.lb_pool)),
             None => Ok(()),
         }
@@ -154,6 +187,46 @@ impl Config {
         self.subnet_address(1)
     }
 
+    pub(crate) fn node_ips(&self, number: u8) -> Ips {
+        Ips::new(self.node_ip(number).into(), self.node_ip6(number).map(Into::into))
+    }
+
+    pub(crate) fn node_ip6(&self, number: u8) -> Option<Ipv6Addr> {
+        Some(in_subnet(self.node_subnet6()?, (FIRST_NODE + number).into()))
+    }
+
+    pub(crate) fn host_ip6(&self) -> Option<Ipv6Addr> {
+        Some(in_subnet(self.node_subnet6()?, 1))
+    }
+
+    pub(crate) fn node_subnet6(&self) -> Option<Ipv6Net> {
+        self.part6(0, 64)
+    }
+
+    /// A /64 for each of 256 nodes.
+    pub(crate) fn pod_cidr6(&self) -> Option<Ipv6Net> {
+        self.part6(0x100, 56)
+    }
+
+    pub(crate) fn service_cidr6(&self) -> Option<Ipv6Net> {
+        self.part6(0x200, 112)
+    }
+
+    /// The network that begins with the sixteen bits `subnet` after the cluster's prefix.
+    fn part6(&self, subnet: u128, prefix: u8) -> Option<Ipv6Net> {
+        let first = u128::from(self.ipv6?.network()) | subnet << 64;
+        Some(Ipv6Net::new_assert(first.into(), prefix))
+    }
+
+    /// Where pods get their addresses from, by family; IPv4 first.
+    pub(crate) fn pod_cidrs(&self) -> Vec<IpNet> {
+        [IpNet::V4(self.pod_cidr)].into_iter().chain(self.pod_cidr6().map(IpNet::V6)).collect()
+    }
+
+    pub(crate) fn service_cidrs(&self) -> Vec<IpNet> {
+        [IpNet::V4(self.service_cidr)].into_iter().chain(self.service_cidr6().map(IpNet::V6)).collect()
+    }
+
     fn subnet_address(&self, last: u8) -> Ipv4Addr {
         Ipv4Addr::new(NODE_SUBNETS[0], NODE_SUBNETS[1], self.index, last)
     }
@@ -163,9 +236,9 @@ impl Config {
     }
 
     /// The pool's networks that the host can have routes to.
-    pub(crate) fn lb_pool_v4(&self) -> Vec<Ipv4Net> {
-        let v4 = |net| if let IpNet::V4(net) = net { Some(net) } else { None };
-        self.lb_pool.networks().into_iter().filter_map(v4).collect()
+    pub(crate) fn reachable_lb_pool(&self) -> Vec<IpNet> {
+        let all = self.lb_pool.networks().into_iter();
+        all.filter(|net| matches!(net, IpNet::V4(_)) || self.ipv6.is_some()).collect()
     }
 
     pub(crate) fn zone(&self, number: u8) -> Option<String> {
@@ -185,6 +258,30 @@ impl Config {
     pub(crate) fn node_port_range(&self) -> RangeInclusive<u16> {
         self.node_ports.0..=self.node_ports.1
     }
+}
+
+/// A unique local prefix (RFC 4193): fd and forty random bits.
+pub(crate) fn random_prefix() -> Ipv6Net {
+    let bits = u128::from(rand::random::<u64>() >> 24);
+    Ipv6Net::new_assert((0xfd << 120 | bits << 80).into(), 48)
+}
+
+/// Whether this machine can have IPv6 addresses; or what says that it cannot.
+pub(crate) fn ipv6_here() -> Result<(), String> {
+    const SWITCHES: [&str; 2] = ["all", "default"];
+    for file in SWITCHES.map(|s| format!("/proc/sys/net/ipv6/conf/{s}/disable_ipv6")) {
+        match fs::read_to_string(&file) {
+            Ok(value) if value.trim() == "0" => {}
+            Ok(_) => return Err(format!("{file} is on")),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Err("the kernel has no IPv6".into()),
+            Err(e) => return Err(format!("{file}: {e}")),
+        }
+    }
+    Ok(())
+}
+
+fn in_subnet(net: Ipv6Net, n: u128) -> Ipv6Addr {
+    Ipv6Addr::from(u128::from(net.network()) | n)
 }
 
 fn nth(net: Ipv4Net, n: u32) -> Ipv4Addr {
@@ -214,6 +311,8 @@ mod tests {
         let with = |pool: &str| Config { lb_pool: pool.parse().unwrap(), ..Config::new("a", 3, 2, 6443) };
         assert_eq!(Config::new("a", 3, 2, 6443).check(), Ok(()));
         assert_eq!(with("192.0.2.0/24,fd00::/112").check(), Ok(()));
+        let within = Config { ipv6: "fd00::/48".parse().ok(), ..with("192.0.2.0/24,fd00::9:0/112") };
+        assert!(within.check().unwrap_err().contains("--lb-pool"));
         for wrong in ["10.96.3.0/24", "192.0.2.0/24,172.30.3.200-172.30.3.220", "10.244.7.7"] {
             assert!(with(wrong).check().unwrap_err().contains("--lb-pool"), "{wrong}");
         }
@@ -227,5 +326,16 @@ mod tests {
         assert_eq!(Config::new("a", 3, 1, 6443).node_name(0), "a");
         assert_eq!(config.dns_ip().to_string(), "10.96.0.10");
         assert_eq!(config.kubernetes_ip().to_string(), "10.96.0.1");
+        assert_eq!(config.node_ips(1).second, None);
+    }
+
+    #[test]
+    fn both_families() {
+        let prefix = random_prefix();
+        assert!(prefix.to_string().starts_with("fd") && prefix != random_prefix(), "{prefix}");
+        let config = Config { ipv6: "fd01:2:3::/48".parse().ok(), ..Config::new("a", 3, 2, 6443) };
+        assert_eq!(config.node_ips(1).to_string(), "172.30.3.12,fd01:2:3::c");
+        assert_eq!(config.pod_cidr6().unwrap().to_string(), "fd01:2:3:100::/56");
+        assert_eq!(config.service_cidr6().unwrap().to_string(), "fd01:2:3:200::/112");
     }
 }

@@ -5,7 +5,6 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     process::ExitCode,
     sync::Arc,
-    thread::JoinHandle,
     time::Duration,
 };
 
@@ -13,10 +12,10 @@ use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
 use skiff_apiserver::{NodeTls, Server, pki::Pki};
 use skiff_client::{
-    farewell::Farewells,
     in_process::Clients,
     life::{Stop, readiness},
 };
+use skiff_controllers::PodRange;
 use skiff_store::embedded::{Embedded, Options};
 use tokio::{
     net::TcpListener,
@@ -26,23 +25,19 @@ use tokio::{
 
 use super::{
     config::{ADVERTISED_PORT, Config},
+    control::{Control, Request},
     dns_service, kubeconfig, lock,
     network::{
-        self,
+        self, forwarding,
         nat::{self, WayOut},
-        netns,
-        plan::NodeLink,
+        plan::Network,
     },
     node,
+    nodes::{self, Nodes, PATIENCE, Places},
     paths::Paths,
     probe,
 };
 use crate::report::{Line, Sink, Story};
-
-/// The bits of one node's pod range.
-const NODE_MASK: u8 = 24;
-/// How long a part may take to be ready, and how long nodes may take to end.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Runs until told to end.
 pub(crate) fn run(config: Config, paths: Paths, sink: Sink) -> Result<ExitCode> {
@@ -73,38 +68,47 @@ async fn live(config: &Config, paths: &Paths, story: &mut Story) -> Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let stop = Stop::new();
-    let started = tokio::select! {
+    let mut started = tokio::select! {
         started = start(config, paths, story, &stop) => started?,
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
     story.tell(&Line::Ready);
     tokio::select! {
+        never = serve_control(&started.control, &mut started.nodes) => never?,
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
     stop.cancel();
-    end(started.nodes).await
+    started.nodes.end().await
 }
-
-type Nodes = Vec<JoinHandle<std::io::Result<()>>>;
 
 struct Started {
     nodes: Nodes,
-    _ways_out: Vec<WayOut>,
+    control: Control,
+    _way_out: Option<WayOut>,
 }
 
-async fn end(nodes: Nodes) -> Result<()> {
-    let all = tokio::task::spawn_blocking(move || nodes.into_iter().try_for_each(|n| n.join().unwrap_or(Ok(()))));
-    tokio::time::timeout(PATIENCE, all).await.context("the nodes do not end")???;
-    Ok(())
+/// One request after the other, each to its end.
+async fn serve_control(control: &Control, nodes: &mut Nodes) -> Result<()> {
+    loop {
+        let asked = control.next().await.context("the control socket")?;
+        let (done, what) = match &asked.request {
+            Request::StopNode(name) => (nodes.stop(name).await, format!("node {name} is off")),
+            Request::StartNode(name) => (nodes.start(name).await, format!("node {name} is on")),
+        };
+        let answer = done.map(|()| what).map_err(|e| format!("{e:#}"));
+        tracing::info!("{:?}: {answer:?}", asked.request);
+        asked.answer(&answer).await;
+    }
 }
 
 async fn start(config: &Config, paths: &Paths, story: &mut Story, stop: &Stop) -> Result<Started> {
-    let ways_out = wire(config, paths, story).await?;
+    let (wires, way_out) = wire(config, paths, story).await?;
     story.step(format!("network: {} on {}", count(config.nodes, "node"), config.node_subnet()));
     let pki = Pki::load_or_create(&paths.pki(), &server_names(config)).context("certificates")?;
-    let server = api_server(config, paths, &pki).await?;
+    let places = Places::default();
+    let server = api_server(config, paths, &pki, &places).await?;
     serve(config, &server, &pki, stop).await?;
     write_kubeconfig(config, paths, &pki)?;
     story.step(format!("API server: https://127.0.0.1:{}", config.api_port));
@@ -121,57 +125,32 @@ async fn start(config: &Config, paths: &Paths, story: &mut Story, stop: &Stop) -
     dns_service::ensure(&admin, config).await.context("the kube-dns Service")?;
     story.step("controllers");
 
-    let (mut nodes, mut waiting) = (vec![], vec![]);
-    let farewells = Farewells::default();
-    for number in 0..config.nodes {
-        let what = node::describe(config, paths, &pki, number)?.sharing(&farewells);
-        let name = what.name.clone();
-        let (thread, components) = node::spawn(what, clients.clone(), stop.clone()).context("start a node's thread")?;
-        nodes.push(thread);
-        waiting.extend(components.into_iter().map(|(c, r)| (format!("{c} of node {name}"), r)));
-    }
-    for (what, readiness) in waiting {
-        let ready = tokio::time::timeout(PATIENCE, readiness.wait()).await;
-        match ready {
-            Ok(true) => {}
-            Ok(false) => bail!("the {what} does not start; {} says why", paths.server_log().display()),
-            Err(_) => bail!("the {what} is not ready after {PATIENCE:?}; {} says why", paths.server_log().display()),
-        }
-    }
+    let mut nodes = Nodes::new(config, paths, wires, (pki, clients), stop).at(places);
+    nodes.start_all().await?;
     story.step(format!("{}: agent, proxy and DNS", count(config.nodes, "node")));
     probe::answers(config, paths).await?;
     story.step(format!("DNS at {} and ClusterIP {} answer on every node", config.dns_ip(), config.kubernetes_ip()));
-    Ok(Started { nodes, _ways_out: ways_out })
+    let control = Control::open(paths).context("the control socket")?;
+    Ok(Started { nodes, control, _way_out: way_out })
 }
 
-/// Links, addresses, routes, and the way out.
-async fn wire(config: &Config, paths: &Paths, story: &Story) -> Result<Vec<WayOut>> {
-    let wires = network::plan::network(config, paths);
+/// Links, addresses, routes, and the host's way out.
+async fn wire(config: &Config, paths: &Paths, story: &Story) -> Result<(Network, Option<WayOut>)> {
+    let wires = network::plan::network(config, paths, forwarding::can6());
     for warning in network::apply::up(&wires).await? {
         story.warn(warning);
     }
-    let interfaces: Vec<_> = network::apply::uplinks().await?.into_iter().chain([wires.host_link]).collect();
-    let opened = network::forwarding::on(&interfaces, &paths.run).map_err(anyhow::Error::from);
-    let opened = opened.and_then(|()| ways_out(config, &wires.nodes));
+    let opened = nodes::pass_on(&wires, paths).await.and_then(|()| way_out(config));
     if let Err(error) = &opened {
-        story.warn(format!("pods cannot reach beyond their node: {error:#}"));
+        story.warn(format!("pods cannot reach beyond this machine: {error:#}"));
     }
-    Ok(opened.unwrap_or_default())
+    Ok((wires, opened.ok()))
 }
 
-/// Of each node, and of the host.
-fn ways_out(config: &Config, nodes: &[NodeLink]) -> Result<Vec<WayOut>> {
-    let (pods, subnet) = (nat::all_of(config.pod_cidr), nat::all_of(config.node_subnet()));
-    let first_to_last = (config.node_ip(0), config.node_ip(config.nodes - 1));
-    let of_node = |node: &NodeLink| {
-        let opened = netns::inside(&node.netns, || async {
-            nat::open(&config.name, &[pods], &[pods, first_to_last]).map_err(std::io::Error::other)
-        });
-        opened.with_context(|| format!("the way out of node {}", node.name))
-    };
-    let mut all = nodes.iter().map(of_node).collect::<Result<Vec<_>>>()?;
-    all.push(nat::open(&config.name, &[subnet, pods], &[subnet, pods]).context("the way out of this host")?);
-    Ok(all)
+fn way_out(config: &Config) -> Result<WayOut> {
+    let subnets = [IpNet::V4(config.node_subnet())].into_iter().chain(config.node_subnet6().map(IpNet::V6));
+    let all: Vec<_> = subnets.chain(config.pod_cidrs()).map(nat::all_of).collect();
+    nat::open(&config.name, &all, &all).context("the way out of this host")
 }
 
 fn count(n: u8, what: &str) -> String {
@@ -187,14 +166,17 @@ pub(crate) fn server_names(config: &Config) -> Vec<String> {
     fixed.chain([full]).chain(addresses).collect()
 }
 
-async fn api_server(config: &Config, paths: &Paths, pki: &Pki) -> Result<Arc<Server>> {
+async fn api_server(config: &Config, paths: &Paths, pki: &Pki, places: &Places) -> Result<Arc<Server>> {
     let store = Embedded::open(paths.store(), Options::default()).context("open the store")?;
     let advertise = SocketAddr::from((config.host_ip(), ADVERTISED_PORT));
     let api = skiff_apiserver::Config {
-        service_cidrs: vec![IpNet::V4(config.service_cidr)],
+        service_cidrs: config.service_cidrs(),
         node_port_range: config.node_port_range(),
         dns_ip: config.dns_ip().into(),
         domain: config.domain.clone(),
+        not_ready_toleration: config.patience.not_ready,
+        unreachable_toleration: config.patience.unreachable,
+        dial: places.dial(config.pod_cidrs()),
         node_tls: Some(NodeTls(Arc::new(pki.node_client_config()?))),
         ..skiff_apiserver::Config::new(&config.name, advertise, pki.service_account_key())
     };
@@ -224,11 +206,15 @@ fn write_kubeconfig(config: &Config, paths: &Paths, pki: &Pki) -> Result<()> {
     kubeconfig::write(&paths.kubeconfig(), &access).with_context(|| paths.kubeconfig().display().to_string())
 }
 
+/// Each node gets a /24 or a /64 of it.
+fn pod_range(cluster: IpNet) -> PodRange {
+    PodRange { cluster, node_mask: if cluster.addr().is_ipv4() { 24 } else { 64 } }
+}
+
 async fn controllers(config: &Config, pki: &Pki, clients: &Clients, stop: &Stop) -> Result<()> {
-    let cluster_cidr = IpNet::V4(config.pod_cidr);
     let told = skiff_controllers::Config {
-        cluster_cidr,
-        node_mask: NODE_MASK,
+        pod_ranges: config.pod_cidrs().into_iter().map(pod_range).collect(),
+        node_monitor_grace_period: config.patience.node_monitor_grace,
         lb_pool: config.lb_pool.clone(),
         ca: pki.ca_pem().into(),
     };

@@ -6,7 +6,7 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, mpsc},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -23,6 +23,7 @@ use skiff_dns::{
     acl::{Allowed, Net},
     forward::Upstreams,
 };
+use skiff_node::network::Ips;
 use tokio::runtime::Handle;
 
 use super::{config::Config, network::netns, paths::Paths, sweep};
@@ -49,25 +50,51 @@ impl Node {
 /// One readiness for each component, with its name.
 pub(crate) type Waiting = Vec<(&'static str, Readiness)>;
 
-/// Starts the node's thread. It ends when `stop` says so; pods stay.
-pub(crate) fn spawn(node: Node, clients: Clients, stop: Stop) -> io::Result<(JoinHandle<io::Result<()>>, Waiting)> {
+pub(crate) struct Started {
+    pub(crate) thread: JoinHandle<io::Result<()>>,
+    /// In the node's network namespace.
+    pub(crate) runtime: Handle,
+    pub(crate) components: Waiting,
+}
+
+/// Starts the node's thread. It ends when `stop` says so, pods stay; or at once, where it stands, when `power` fails.
+pub(crate) fn spawn(node: Node, clients: Clients, stop: Stop, power: Stop) -> io::Result<Started> {
+    let (inside, entered) = mpsc::sync_channel(1);
     let (agent_ready, agent) = readiness();
     let (proxy_ready, proxy) = readiness();
     let (dns_ready, dns) = readiness();
     let thread = thread::Builder::new().name(node.name.clone()).spawn(move || {
         netns::enter(&node.netns)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async {
+        let _waits_for_it = inside.send(runtime.handle().clone());
+        let live = async {
             let clients = NodeClients {
                 agent: clients.as_identity(Identity::node(&node.name)),
                 proxy: clients.as_controller("system:kube-proxy"),
                 dns: clients.as_controller("system:kube-dns"),
             };
             run(node, clients, [agent_ready, proxy_ready, dns_ready], stop).await;
+        };
+        runtime.block_on(async {
+            tokio::select! {
+                () = live => {}
+                () = power.cancelled() => {}
+            }
         });
+        runtime.shutdown_timeout(Duration::from_secs(1));
         Ok(())
     })?;
-    Ok((thread, vec![("node agent", agent), ("proxy", proxy), ("DNS", dns)]))
+    let components = vec![("node agent", agent), ("proxy", proxy), ("DNS", dns)];
+    match entered.recv() {
+        Ok(runtime) => Ok(Started { thread, runtime, components }),
+        Err(_) => Err(thread.join().map_or_else(
+            |_| io::Error::other("it died"),
+            |ended| match ended {
+                Err(error) => error,
+                Ok(()) => io::Error::other("it ended at once"),
+            },
+        )),
+    }
 }
 
 /// The client of each component, made where it is used.
@@ -142,11 +169,12 @@ fn resolv_conf_for_pods() -> PathBuf {
 /// What node `number` of the cluster is told.
 pub(crate) fn describe(config: &Config, paths: &Paths, pki: &Pki, number: u8) -> anyhow::Result<Node> {
     let name = config.node_name(number);
-    let ip = IpAddr::from(config.node_ip(number));
-    let credentials = pki.node(&name, &[ip.to_string()])?;
+    let ips = config.node_ips(number);
+    let credentials = pki.node(&name, &ips.iter().map(|ip| ip.to_string()).collect::<Vec<_>>())?;
     let place = Place {
         name,
-        ip,
+        ips,
+        lease: config.patience.lease(),
         zone: config.zone(number),
         dns_ip: config.dns_ip().into(),
         domain: config.domain.clone(),
@@ -164,16 +192,23 @@ pub(crate) fn describe(config: &Config, paths: &Paths, pki: &Pki, number: u8) ->
         data: paths.node_data(&place.name),
         run: paths.node_run(&place.name),
         images: paths.images(),
-        cgroup: format!("{}/{}", sweep::cgroup(&config.name), place.name),
+        cgroup: cgroup(config, &place.name),
     };
     let ranges = Ranges::of(config);
     Ok(Node { netns: paths.netns(&place.name), ..place.node(directories, ranges, tls, Handle::current()) })
 }
 
+/// The control group that the node's containers are below.
+pub(crate) fn cgroup(config: &Config, node: &str) -> String {
+    format!("{}/{node}", sweep::cgroup(&config.name))
+}
+
 /// Who and where a node is.
 pub(crate) struct Place {
     pub(crate) name: String,
-    pub(crate) ip: IpAddr,
+    pub(crate) ips: Ips,
+    /// See `skiff_node::Config`.
+    pub(crate) lease: Duration,
     pub(crate) zone: Option<String>,
     pub(crate) dns_ip: IpAddr,
     pub(crate) domain: String,
@@ -193,7 +228,7 @@ pub(crate) struct Directories {
 }
 
 pub(crate) struct Ranges {
-    pub(crate) pods: IpNet,
+    pub(crate) pods: Vec<IpNet>,
     pub(crate) services: Vec<IpNet>,
     /// What nobody serves is refused in the pool as in the service range: no packet goes to and fro between node and host.
     pub(crate) balancers: Vec<IpNet>,
@@ -201,8 +236,7 @@ pub(crate) struct Ranges {
 
 impl Ranges {
     pub(crate) fn of(config: &Config) -> Self {
-        let services = vec![config.service_cidr.into()];
-        Ranges { pods: config.pod_cidr.into(), services, balancers: config.lb_pool.networks() }
+        Ranges { pods: config.pod_cidrs(), services: config.service_cidrs(), balancers: config.lb_pool.networks() }
     }
 }
 
@@ -214,7 +248,8 @@ impl Place {
             true => Upstreams::File(HOST_RESOLV_CONF.into()),
             false => Upstreams::Fixed(self.dns_upstreams),
         };
-        let clients = [Net::new(ranges.pods.addr(), ranges.pods.prefix_len()), Some(Net::host(self.dns_ip))];
+        let pods = ranges.pods.iter().map(|range| Net::new(range.addr(), range.prefix_len()));
+        let clients = pods.chain([Some(Net::host(self.dns_ip))]);
         let dns = skiff_dns::Config {
             outside: Some(host.clone()),
             allowed: Allowed::new(clients.into_iter().flatten().chain(self.neighbours)),
@@ -224,10 +259,10 @@ impl Place {
             node: Some(self.name.clone()),
             ..skiff_dns::Config::new(vec![(self.dns_ip, 53).into()], &self.domain, upstreams)
         };
-        let proxy = proxy_config(&self.name, self.ip, &ranges);
+        let proxy = proxy_config(&self.name, self.ips, &ranges);
         let agent = skiff_node::Config {
             node_name: self.name.clone(),
-            node_ip: self.ip,
+            node_ips: self.ips,
             labels: Default::default(),
             zone: self.zone,
             data_dir: dirs.data,
@@ -241,7 +276,7 @@ impl Place {
             },
             cgroup_root: dirs.cgroup,
             tls,
-            cluster_cidr: ranges.pods,
+            lease: self.lease,
             port: AGENT_PORT,
             max_pods: MAX_PODS,
             shim: None,
@@ -249,7 +284,7 @@ impl Place {
         };
         let announce = skiff_node::announce::Config {
             node_name: self.name.clone(),
-            node_ip: self.ip,
+            node_ip: self.ips.first,
             cluster: skiff_node::announce::cluster_id(&agent.tls.client_ca),
         };
         Node { name: self.name, netns: PathBuf::new(), agent, proxy, dns, announce }
@@ -257,11 +292,11 @@ impl Place {
 }
 
 /// What a node's proxy is told; `explain` makes the same rules anew by it.
-pub(crate) fn proxy_config(name: &str, ip: IpAddr, ranges: &Ranges) -> skiff_proxy::Config {
+pub(crate) fn proxy_config(name: &str, ips: Ips, ranges: &Ranges) -> skiff_proxy::Config {
     skiff_proxy::Config {
         node_name: name.into(),
-        node_ips: vec![ip],
-        cluster_cidrs: vec![ranges.pods],
+        node_ips: ips.iter().collect(),
+        cluster_cidrs: ranges.pods.clone(),
         detect_local: skiff_proxy::DetectLocal::NodeCidr,
         masquerade_all: false,
         tcp_be_liberal: true,

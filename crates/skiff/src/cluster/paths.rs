@@ -101,6 +101,11 @@ impl Paths {
         self.run.join("netns").join(name)
     }
 
+    /// Where the daemon is asked.
+    pub(crate) fn control(&self) -> PathBuf {
+        self.run.join("control")
+    }
+
     /// Held locked by the daemon for as long as it lives; holds its process id.
     pub(crate) fn lock(&self) -> PathBuf {
         self.run.join("server.pid")

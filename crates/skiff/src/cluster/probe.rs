@@ -26,6 +26,10 @@ pub(crate) async fn answers(config: &Config, paths: &Paths) -> Result<()> {
     for number in 0..config.nodes {
         let name = config.node_name(number);
         let netns = paths.netns(&name);
+        // A node that is switched off cannot.
+        if !netns::is_namespace(&netns) {
+            continue;
+        }
         let (dns, api) = (SocketAddr::from((config.dns_ip(), 53)), SocketAddr::from((config.kubernetes_ip(), 443)));
         let domain = config.domain.clone();
         let asked = tokio::task::spawn_blocking(move || {

@@ -36,9 +36,9 @@ pub(crate) fn run(config: &Config, paths: &Paths) -> Result<Swept> {
     let group = cgroup(&config.name);
     let swept = processes_and_mounts(&group, paths)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(network::apply::down(&network::plan::network(config, paths)))?;
+    runtime.block_on(network::apply::down(&network::plan::network(config, paths, false)))?;
     network::nat::close(&config.name)?;
-    network::forwarding::restore(&paths.run).context("/proc/sys/net/ipv4/conf")?;
+    network::forwarding::restore(&paths.run).context("/proc/sys/net")?;
     remove_cgroups(&group);
     remove_run(paths)?;
     Ok(swept)
@@ -54,6 +54,16 @@ pub(crate) fn agent(name: &str, dns: IpAddr, pods: Ipv4Net, paths: &Paths) -> Re
     skiff_proxy::remove_tables(skiff_proxy::TABLE)?;
     remove_cgroups(&group);
     remove_run(paths)?;
+    Ok(swept)
+}
+
+/// What one node of the cluster has, as a reboot would: its disk stays. Call when nothing of it runs but its containers.
+pub(crate) fn node(group: &str, name: &str, paths: &Paths) -> Result<Swept> {
+    let own = Paths { data: paths.node_data(name), run: paths.node_run(name) };
+    let swept = processes_and_mounts(group, &own)?;
+    network::netns::remove(&paths.netns(name)).with_context(|| format!("remove the namespace of node {name}"))?;
+    remove_cgroups(group);
+    remove_run(&own)?;
     Ok(swept)
 }
 
@@ -105,7 +115,8 @@ fn kill(pid: Pid) -> Option<rustix::fd::OwnedFd> {
 
 fn processes(group: &str, paths: &Paths) -> io::Result<Vec<Pid>> {
     let group = format!("/{group}/");
-    let run = paths.run.display().to_string();
+    // With its slash: the name of one may begin with that of another.
+    let run = format!("{}/", paths.run.display());
     let mut found = vec![];
     for entry in fs::read_dir("/proc")?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse().ok()).and_then(Pid::from_raw) else {

@@ -4,6 +4,7 @@ mod backup;
 mod down;
 mod image;
 mod node_access;
+mod node_power;
 pub(crate) mod preflight;
 mod proxy;
 mod status;
@@ -51,6 +52,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Agent(args) => crate::cluster::agent::run(&args),
         Command::Explain(args) => Ok(crate::explain::run(&args)),
         Command::Proxy(args) => proxy::run(&args),
+        Command::Node(power) => node_power::run(&power),
         Command::Version => version(),
     }
 }

@@ -22,7 +22,12 @@ use anyhow::{Context, Result, bail};
 use super::preflight;
 use crate::{
     cli::{Shape, Up},
-    cluster::{config::Config, lock, network, paths::Paths, probe},
+    cluster::{
+        config::{Config, Patience, ipv6_here, random_prefix},
+        lock, network,
+        paths::Paths,
+        probe,
+    },
     report::{self, Line},
 };
 
@@ -121,6 +126,7 @@ pub(crate) fn decide(name: &str, paths: &Paths, shape: &Shape) -> Result<Config>
             config.dns_upstreams = shape.dns_upstream.clone();
         }
         config.dns_end_walks = shape.dns_end_search_walks.unwrap_or(config.dns_end_walks);
+        be_patient(&mut config, shape);
         if let Some(pool) = &shape.lb_pool {
             config.lb_pool = pool.clone();
             config.check().map_err(anyhow::Error::msg)?;
@@ -135,16 +141,44 @@ pub(crate) fn decide(name: &str, paths: &Paths, shape: &Shape) -> Result<Config>
     config.service_cidr = shape.service_cidr.unwrap_or(config.service_cidr);
     config.pod_cidr = shape.pod_cidr.unwrap_or(config.pod_cidr);
     config.lb_pool = shape.lb_pool.clone().unwrap_or(config.lb_pool);
+    config.ipv6 = prefix6(shape)?;
+    be_patient(&mut config, shape);
     config.check().map_err(anyhow::Error::msg)?;
     config.save(&paths.config())?;
     Ok(config)
 }
+
 
 /// The subnet and the API port for a cluster that comes from elsewhere: its own ones if they are free here.
 pub(super) fn place(config: &Config) -> Result<(u8, u16)> {
     let used = used_indexes()?;
     let index = if used.contains(&config.index) { free_index()? } else { config.index };
     Ok((index, api_port(Some(config.api_port)).or_else(|_| api_port(None))?))
+}
+
+/// The new cluster's IPv6 prefix, if it is to have one.
+fn prefix6(shape: &Shape) -> Result<Option<ipnet::Ipv6Net>> {
+    if shape.ipv6 == Some(false) {
+        return Ok(None);
+    }
+    match (ipv6_here(), shape.ipv6) {
+        (Ok(()), _) => Ok(Some(random_prefix())),
+        (Err(why), Some(_)) => bail!("--ipv6: this machine has no IPv6: {why}"),
+        (Err(why), None) => {
+            report::show(&Line::Warning(format!("the cluster has no IPv6 addresses, as this machine has none: {why}")));
+            Ok(None)
+        }
+    }
+}
+
+fn be_patient(config: &mut Config, shape: &Shape) {
+    let patience = &mut config.patience;
+    let Patience { node_monitor_grace, not_ready, unreachable } = *patience;
+    *patience = Patience {
+        node_monitor_grace: shape.node_monitor_grace_period.unwrap_or(node_monitor_grace),
+        not_ready: shape.default_not_ready_toleration_seconds.unwrap_or(not_ready),
+        unreachable: shape.default_unreachable_toleration_seconds.unwrap_or(unreachable),
+    };
 }
 
 /// A running cluster keeps its port and its pool too.
@@ -178,6 +212,7 @@ fn refuse_other_shape(config: &Config, shape: &Shape) -> Result<()> {
             shape.service_cidr.is_some_and(|c| c != config.service_cidr),
             config.service_cidr.to_string(),
         ),
+        ("--ipv6", shape.ipv6.is_some_and(|wish| wish != config.ipv6.is_some()), config.ipv6.is_some().to_string()),
         ("--pod-cidr", shape.pod_cidr.is_some_and(|c| c != config.pod_cidr), config.pod_cidr.to_string()),
     ];
     match differs.iter().find(|d| d.1) {

@@ -17,7 +17,6 @@ use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use skiff_api::status::Status;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::time::{Duration, timeout};
 use tokio_rustls::TlsConnector;
 
@@ -39,7 +38,7 @@ pub(crate) async fn run(call: &Call, body: Body) -> Result<Reply> {
         return redirect(call);
     }
     let target = target::find(call).await?;
-    let mut sender = dial(&target).await?;
+    let mut sender = dial(call, &target).await?;
     let request = request(call, &target, rest, body)?;
     let response = sender.send_request(request).await.map_err(|e| unreachable_service(&e))?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -68,8 +67,8 @@ fn redirect(call: &Call) -> Result<Reply> {
     Ok(Reply::Raw(Box::new(response)))
 }
 
-async fn dial(target: &Target) -> Result<SendRequest<Body>> {
-    let connect = TcpStream::connect((target.host.as_str(), target.port));
+async fn dial(call: &Call, target: &Target) -> Result<SendRequest<Body>> {
+    let connect = (call.server.config.dial)(target.host.clone(), target.port);
     let late = || format!("dial tcp {}: i/o timeout", target.authority());
     let stream = match timeout(CONNECT, connect).await {
         Err(_) => return Err(unreachable_service(&late())),

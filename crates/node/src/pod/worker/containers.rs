@@ -56,7 +56,9 @@ impl Worker {
         own.phase = Phase::Running { id: id.clone(), since };
         own.started = api.startup_probe.is_none();
         own.ready = api.readiness_probe.is_none() && !probes::listens(&api);
-        let ip = if self.spec().host_network == Some(true) { Some(self.ctx.config.node_ip) } else { self.state.ip() };
+        let ips =
+            if self.spec().host_network == Some(true) { Some(self.ctx.config.node_ips) } else { self.state.ips() };
+        let ip = ips.map(|i| i.first);
         let Some(ip) = ip else { return };
         let reports = self.reports.clone();
         let (container, run) = (name.to_string(), id.clone());

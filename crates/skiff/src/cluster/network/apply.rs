@@ -4,14 +4,17 @@
 use std::{
     fs::{self, File},
     io,
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::AsRawFd,
     path::Path,
 };
 
 use futures::TryStreamExt;
-use ipnet::Ipv4Net;
-use netlink_packet_route::{address::AddressAttribute, route::RouteScope};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use netlink_packet_route::{
+    address::AddressAttribute,
+    route::{RouteMessage, RouteScope},
+};
 use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder, new_connection};
 
 use super::{
@@ -57,7 +60,7 @@ pub(crate) async fn up(net: &Network) -> Result<Warnings, Error> {
     ensure_veth(&host, &net.host_link, far_name, far)
         .await
         .during(|| format!("link {} to the nodes", net.host_link))?;
-    address(&host, &net.host_link, net.host_ip).await.during(|| format!("address of {}", net.host_link))?;
+    addresses(&host, &net.host_link, &net.host_ips).await.during(|| format!("addresses of {}", net.host_link))?;
     if let Some(hub) = &net.hub {
         netns::inside(hub, || wire_hub(net)).during(|| format!("wire {}", hub.display()))?;
     }
@@ -132,9 +135,16 @@ async fn set_up(handle: &Handle, name: &str) -> io::Result<()> {
     handle.link().set(link).execute().await.map_err(os_error)
 }
 
-async fn address(handle: &Handle, link: &str, ip: Ipv4Net) -> io::Result<()> {
+async fn addresses(handle: &Handle, link: &str, ips: &[IpNet]) -> io::Result<()> {
+    if ips.iter().any(|ip| matches!(ip, IpNet::V6(_))) {
+        // The addresses serve at once: nobody else on the cluster's own links can have them.
+        fs::write(format!("/proc/sys/net/ipv6/conf/{link}/accept_dad"), "0")?;
+    }
     let link = existing(handle, link).await?;
-    unless_there(handle.address().add(link, IpAddr::V4(ip.addr()), ip.prefix_len()).execute().await)
+    for ip in ips {
+        unless_there(handle.address().add(link, ip.addr(), ip.prefix_len()).execute().await)?;
+    }
+    Ok(())
 }
 
 async fn remove_link(handle: &Handle, name: &str) -> io::Result<()> {
@@ -192,11 +202,15 @@ fn bridge_calls_no_iptables() -> io::Result<()> {
 async fn wire_node(node: &NodeLink) -> io::Result<()> {
     let handle = connect()?;
     set_up(&handle, "lo").await?;
-    address(&handle, "lo", node.dns).await?;
+    addresses(&handle, "lo", &[node.dns]).await?;
     set_up(&handle, NODE_LINK).await?;
-    address(&handle, NODE_LINK, node.ip).await?;
-    let default = RouteMessageBuilder::<Ipv4Addr>::new().gateway(node.gateway).build();
-    unless_there(handle.route().add(default).execute().await)
+    addresses(&handle, NODE_LINK, &node.ips).await?;
+    let link = existing(&handle, NODE_LINK).await?;
+    for gateway in &node.gateways {
+        let everywhere = if gateway.is_ipv4() { IpNet::V4(Ipv4Net::default()) } else { IpNet::V6(Ipv6Net::default()) };
+        unless_there(handle.route().add(route_to(everywhere, Some(*gateway), link)?).execute().await)?;
+    }
+    Ok(())
 }
 
 /// What an agent's own namespace needs: the cluster DNS address, which its DNS server answers at.
@@ -204,8 +218,8 @@ pub(crate) async fn wire_agent(dns: IpAddr) -> Result<(), Error> {
     let IpAddr::V4(dns) = dns else { return Ok(()) };
     let handle = connect().during(|| "open netlink".into())?;
     set_up(&handle, "lo").await.during(|| "set lo up".into())?;
-    let dns = Ipv4Net::new_assert(dns, 32);
-    address(&handle, "lo", dns).await.during(|| format!("give lo the cluster DNS address {dns}"))
+    let dns = IpNet::from(IpAddr::from(dns));
+    addresses(&handle, "lo", &[dns]).await.during(|| format!("give lo the cluster DNS address {dns}"))
 }
 
 /// Removes an agent's bridge with the links of its pods and its routes to the other nodes' pods, and takes the cluster DNS address off lo.
@@ -260,15 +274,11 @@ async fn remove_address(handle: &Handle, ip: IpAddr) -> io::Result<()> {
 async fn host_routes(handle: &Handle, net: &Network) -> Result<Warnings, Error> {
     let link = existing(handle, &net.host_link).await.during(|| "find the host's link".into())?;
     let mut warnings = vec![];
-    let through_node = net.routes.iter().map(|range| (range, Some(net.nodes[0].ip.addr())));
+    let of_node =
+        |range: &IpNet| net.nodes[0].ips.iter().map(IpNet::addr).find(|ip| ip.is_ipv4() == range.addr().is_ipv4());
+    let through_node = net.routes.iter().filter_map(|range| Some((range, Some(of_node(range)?))));
     for (range, gateway) in through_node.chain(net.on_link.iter().map(|range| (range, None))) {
-        let route = RouteMessageBuilder::<Ipv4Addr>::new()
-            .destination_prefix(range.network(), range.prefix_len())
-            .output_interface(link);
-        let route = match gateway {
-            Some(gateway) => route.gateway(gateway).build(),
-            None => route.scope(RouteScope::Link).build(),
-        };
+        let route = route_to(*range, gateway, link).during(|| format!("route to {range}"))?;
         match handle.route().add(route).execute().await.map_err(os_error) {
             Ok(()) => {}
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
@@ -285,13 +295,28 @@ async fn host_routes(handle: &Handle, net: &Network) -> Result<Warnings, Error> 
     Ok(warnings)
 }
 
+fn route_to(range: IpNet, gateway: Option<IpAddr>, link: u32) -> io::Result<RouteMessage> {
+    let route = RouteMessageBuilder::<IpAddr>::new()
+        .destination_prefix(range.network(), range.prefix_len())
+        .map_err(io::Error::other)?
+        .output_interface(link);
+    match gateway {
+        Some(gateway) => Ok(route.gateway(gateway).map_err(io::Error::other)?.build()),
+        None => Ok(route.scope(RouteScope::Link).build()),
+    }
+}
+
 /// Whether the host's route to the range leaves by our link.
-async fn ours(handle: &Handle, range: Ipv4Net, link: u32) -> io::Result<bool> {
+async fn ours(handle: &Handle, range: IpNet, link: u32) -> io::Result<bool> {
     use netlink_packet_route::route::{RouteAddress, RouteAttribute};
-    let mut routes = handle.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute();
+    let (all, to) = match range.network() {
+        IpAddr::V4(ip) => (RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteAddress::Inet(ip)),
+        IpAddr::V6(ip) => (RouteMessageBuilder::<Ipv6Addr>::new().build(), RouteAddress::Inet6(ip)),
+    };
+    let mut routes = handle.route().get(all).execute();
     while let Some(route) = routes.try_next().await.map_err(os_error)? {
         let to_range = route.header.destination_prefix_length == range.prefix_len()
-            && route.attributes.contains(&RouteAttribute::Destination(RouteAddress::Inet(range.network())));
+            && route.attributes.contains(&RouteAttribute::Destination(to.clone()));
         if to_range && route.attributes.contains(&RouteAttribute::Oif(link)) {
             return Ok(true);
         }
@@ -317,22 +342,44 @@ pub(crate) async fn used_indexes() -> Result<Vec<u8>, Error> {
     Ok(used)
 }
 
-/// The interfaces by which the host reaches the rest of the world.
+/// The interfaces by which the host reaches the rest of the world, over either family.
 pub(crate) async fn uplinks() -> Result<Vec<String>, Error> {
     use netlink_packet_route::{link::LinkAttribute, route::RouteAttribute};
     let during = || "list the host's default routes".to_owned();
     let handle = connect().during(during)?;
-    let mut routes = handle.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute();
     let mut names = vec![];
-    while let Some(route) = routes.try_next().await.map_err(os_error).during(during)? {
+    for route in default_routes(&handle).await.during(during)? {
         let out = route.attributes.iter().find_map(|a| if let RouteAttribute::Oif(i) = a { Some(*i) } else { None });
-        let (Some(out), 0) = (out, route.header.destination_prefix_length) else { continue };
+        let Some(out) = out else { continue };
         let mut links = handle.link().get().match_index(out).execute();
         let Some(link) = links.try_next().await.map_err(os_error).during(during)? else { continue };
         names.extend(
             link.attributes.into_iter().find_map(|a| if let LinkAttribute::IfName(n) = a { Some(n) } else { None }),
         );
     }
+    names.sort();
     names.dedup();
     Ok(names)
+}
+
+async fn default_routes(handle: &Handle) -> io::Result<Vec<RouteMessage>> {
+    let mut found = vec![];
+    for all in [RouteMessageBuilder::<Ipv4Addr>::new().build(), RouteMessageBuilder::<Ipv6Addr>::new().build()] {
+        let routes: Vec<RouteMessage> = handle.route().get(all).execute().try_collect().await.map_err(os_error)?;
+        // The kernel answers questions for routes of a family it does not have with those of others.
+        found.extend(routes.into_iter().filter(|r| r.header.destination_prefix_length == 0));
+    }
+    Ok(found)
+}
+
+/// Cuts a node off: its link goes, and with it all that it could say.
+pub(crate) async fn cut(net: &Network, node: &NodeLink) -> Result<(), Error> {
+    let during = || format!("cut the link of node {}", node.name);
+    match &net.hub {
+        Some(hub) => netns::inside(hub, || async { remove_link(&connect()?, &node.peer).await }).during(during),
+        None => {
+            let host = connect().during(during)?;
+            remove_link(&host, &net.host_link).await.during(during)
+        }
+    }
 }

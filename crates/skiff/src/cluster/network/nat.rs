@@ -2,9 +2,9 @@
 //! same address), and what leaves the host takes the host's. A table for each, which belongs to the daemon's socket; where
 //! the kernel can, it outlives a killed daemon so that pods keep their way out.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
-use ipnet::Ipv4Net;
+use ipnet::IpNet;
 use skiff_nft::{
     Chain, Data, Error, Expr, Family, Field, Hook, HookPoint, Kernel, Layout, Netlink, Ownership, Packed, Reg, Rule,
     Set, SetSpec, Table, TableRef, Target, Value, diff,
@@ -20,38 +20,51 @@ const KEEP: &str = "keep";
 pub(crate) struct WayOut(#[expect(dead_code, reason = "its socket owns the table")] Netlink);
 
 /// Addresses from the first to the last.
-pub(crate) type Range = (Ipv4Addr, Ipv4Addr);
+pub(crate) type Range = (IpAddr, IpAddr);
 
-pub(crate) fn all_of(net: Ipv4Net) -> Range {
+pub(crate) fn all_of(net: IpNet) -> Range {
     (net.network(), net.broadcast())
 }
 
 /// What comes from one of the ranges `from` and goes to none of those to `keep` takes the address of the device that it
-/// leaves by. Call on a thread in the namespace that is left.
+/// leaves by, in each family that has such ranges. Call on a thread in the namespace that is left.
 pub(crate) fn open(cluster: &str, from: &[Range], keep: &[Range]) -> Result<WayOut, Error> {
     let mut kernel = Netlink::open(Ownership::Exclusive)?;
-    make(&mut kernel, cluster, Some(&table(from, keep)))?;
+    for family in FAMILIES {
+        let of = |ranges: &[Range]| -> Vec<Range> { ranges.iter().copied().filter(|r| is_of(family, r)).collect() };
+        let (from, keep) = (of(from), of(keep));
+        let wanted = (!from.is_empty()).then(|| table(family, &from, &keep));
+        make(&mut kernel, family, cluster, wanted.as_ref())?;
+    }
     Ok(WayOut(kernel))
+}
+
+const FAMILIES: [Family; 2] = [Family::Ip, Family::Ip6];
+
+fn is_of(family: Family, range: &Range) -> bool {
+    range.0.is_ipv4() == (family == Family::Ip)
 }
 
 /// Removes what a daemon left.
 pub(crate) fn close(cluster: &str) -> Result<(), Error> {
-    make(&mut Netlink::open(Ownership::Exclusive)?, cluster, None)
+    let mut kernel = Netlink::open(Ownership::Exclusive)?;
+    FAMILIES.into_iter().try_for_each(|family| make(&mut kernel, family, cluster, None))
 }
 
-fn make(kernel: &mut Netlink, cluster: &str, want: Option<&Table>) -> Result<(), Error> {
-    let id = TableRef::new(Family::Ip, &format!("skiff-{cluster}"));
+fn make(kernel: &mut Netlink, family: Family, cluster: &str, want: Option<&Table>) -> Result<(), Error> {
+    let id = TableRef::new(family, &format!("skiff-{cluster}"));
     let batch = diff(&id, kernel.dump(&id)?.as_ref(), want);
     if batch.is_empty() { Ok(()) } else { kernel.commit(&batch) }
 }
 
-fn table(from: &[Range], keep: &[Range]) -> Table {
+fn table(family: Family, from: &[Range], keep: &[Range]) -> Table {
     let comment = "what leaves the cluster for elsewhere".into();
-    let (source, target) = (Reg(0), Reg(1));
+    // Addresses of IPv6 fill four registers.
+    let (source, target) = (Reg(0), Reg(4));
     let exprs = vec![
-        Expr::saddr(Family::Ip, source),
+        Expr::saddr(family, source),
         Expr::lookup(FROM, source, Target::Match),
-        Expr::daddr(Family::Ip, target),
+        Expr::daddr(family, target),
         Expr::lookup(KEEP, target, Target::Absent),
         Expr::Masquerade,
     ];
@@ -64,7 +77,7 @@ fn table(from: &[Range], keep: &[Range]) -> Table {
 
 fn set(ranges: &[Range]) -> Set {
     let spec = SetSpec { key: vec![Field::Addr], layout: Layout::Interval, ..SetSpec::default() };
-    let address = |ip| Packed::new().addr(IpAddr::V4(ip));
+    let address = |ip| Packed::new().addr(ip);
     let value = |last| Value { end: Some(Box::new(address(last))), data: Data::None, comment: None };
     Set { spec, elements: ranges.iter().map(|(first, last)| (address(*first), value(*last))).collect() }
 }

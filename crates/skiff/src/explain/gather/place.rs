@@ -26,7 +26,9 @@ pub(crate) struct Local {
 impl Local {
     /// What the proxy of the node is told.
     pub(super) fn proxy_config(&self, node: &str, ip: IpAddr) -> skiff_proxy::Config {
-        proxy_config(node, ip, &Ranges::of(&self.config))
+        let number = (0..self.config.nodes).find(|n| self.config.node_name(*n) == node);
+        let ips = number.map_or(ip.into(), |n| self.config.node_ips(n));
+        proxy_config(node, ips, &Ranges::of(&self.config))
     }
 
     /// Runs `work` in the network namespace of the node.
