@@ -1,6 +1,8 @@
 //! The life of clusters: up, down, two side by side, killed at any moment, several nodes. Each test has a machine of its own.
 
 mod common;
+#[path = "lifecycle/three.rs"]
+mod three;
 
 use std::{
     collections::BTreeMap,
@@ -21,6 +23,7 @@ use common::{
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, Client, api::PostParams};
 use serde_json::json;
+use three::{balancer_moves, both_families, has_ipv6, node_dies, pods_reach_each_other, served_by_all};
 
 /// A cluster on a new machine, not started; None where none can be made.
 fn alone(name: &str) -> Option<Cluster> {
@@ -164,7 +167,9 @@ fn everything_killed_comes_back() {
 #[test]
 fn three_nodes() {
     let Some(cluster) = alone("three") else { return };
-    cluster.start(&["--nodes", "3"]);
+    let patience = ["--node-monitor-grace-period", "10s", "--default-unreachable-toleration-seconds", "2"];
+    let pools = ["--lb-pool", "172.31.255.0/24,fd00:1b::/112"];
+    cluster.start(&[&["--nodes", "3"][..], &patience, &pools].concat());
     cluster.load_busybox();
     let nodes: Vec<String> = (1..=3).map(|n| format!("{}-{n}", cluster.name)).collect();
     for (number, node) in nodes.iter().enumerate() {
@@ -188,89 +193,16 @@ fn three_nodes() {
         assert!(cluster.machine().run(&format!("curl -sS -m 5 {url}")).starts_with("web-"), "the host asks {url}");
     }
     pods_reach_each_other(&cluster, &pods);
-    balancer_moves(&cluster, nodes.len());
+    let ipv6 = has_ipv6(&cluster);
+    if ipv6 {
+        both_families(&cluster, &nodes, &pods);
+    }
+    balancer_moves(&cluster, nodes.len(), ipv6);
+    node_dies(&cluster, &nodes);
     let before_down = cluster.machine().run("ip -o link");
     assert!(before_down.contains("skiff"));
     cluster.skiff_ok(&["down"]);
     assert!(!cluster.machine().run("ip -o link").contains("skiff"));
-}
-
-/// The Service becomes a load balancer, reached by the host and by a machine on the nodes' link; the node that answers for
-/// its address is cut off, and another one answers.
-fn balancer_moves(cluster: &Cluster, nodes: usize) {
-    let ip = cluster.with(|client| async move {
-        let api = Api::<k8s_openapi::api::core::v1::Service>::default_namespaced(client);
-        let change = kube::api::Patch::Merge(json!({"spec": {"type": "LoadBalancer"}}));
-        api.patch("web", &Default::default(), &change).await.expect("a load balancer");
-        loop {
-            let service = api.get("web").await.expect("the Service");
-            let ingress = service.status.and_then(|s| s.load_balancer?.ingress?.pop()?.ip);
-            match ingress {
-                Some(ip) => return ip,
-                None => tokio::time::sleep(Duration::from_millis(50)).await,
-            }
-        }
-    });
-    assert!(ip.starts_with("172.31.255."), "{ip} is of the default pool");
-    let hub = format!("nsenter --net={}", cluster.run_dir().join("netns/hub").display());
-    let served = |from: &str| {
-        eventually(&format!("{ip} answers {from}"), || {
-            let said = cluster.machine().run(&format!("{from} curl -sS -m 2 http://{ip}/ 2>&1 || true"));
-            if said.starts_with("web-") { Ok(()) } else { Err(said) }
-        });
-    };
-    served("");
-    let link = "ip addr add 172.30.0.77/24 dev skiff && ip route add 172.31.255.0/24 dev skiff";
-    cluster.machine().run(&format!("{hub} sh -c '{link}'"));
-    served(&hub);
-    let mac = || cluster.machine().run(&format!("ip neigh show {ip} | grep -o 'lladdr [^ ]*'"));
-    let before = mac();
-    let port = (1..=nodes).find(|n| {
-        let netns = cluster.run_dir().join(format!("netns/{}-{n}", cluster.name));
-        let shown = cluster.machine().run(&format!("nsenter --net={} ip link show eth0", netns.display()));
-        shown.contains(before.trim().trim_start_matches("lladdr "))
-    });
-    let port = port.expect("one of the nodes answers");
-    cluster.machine().run(&format!("{hub} ip link set node{port} down"));
-    let cut = std::time::Instant::now();
-    eventually("another node answers", || {
-        let now = mac();
-        if now == before { Err(now) } else { Ok(()) }
-    });
-    eprintln!("the address moved within {:?}", cut.elapsed());
-    served("");
-}
-
-/// Asks until every pod has answered once.
-fn served_by_all(cluster: &Cluster, node: &str, address: &str, pods: usize) {
-    let mut seen = std::collections::BTreeSet::new();
-    eventually(&format!("{address} is served by {pods} pods on {node}"), || {
-        seen.insert(cluster.ask(Some(node), address)?);
-        if seen.len() == pods { Ok(()) } else { Err(format!("{seen:?}")) }
-    });
-}
-
-fn pods_reach_each_other(cluster: &Cluster, pods: &[k8s_openapi::api::core::v1::Pod]) {
-    for from in pods {
-        for to in pods {
-            let from = from.metadata.name.clone().expect("a name");
-            let ask = format!(
-                "printf 'GET / HTTP/1.0\\r\\n\\r\\n' | nc {} {} | tail -n 1",
-                pod_ip(to),
-                common::objects::PORT
-            );
-            let said = cluster.with(|client| async move {
-                let api = Api::<k8s_openapi::api::core::v1::Pod>::default_namespaced(client);
-                let params = kube::api::AttachParams::default().stderr(false);
-                let mut process = api.exec(&from, ["sh", "-c", &ask], &params).await.expect("exec");
-                let mut said = String::new();
-                let mut out = process.stdout().expect("standard output");
-                tokio::io::AsyncReadExt::read_to_string(&mut out, &mut said).await.expect("output");
-                said.trim().to_owned()
-            });
-            assert_eq!(Some(said), to.metadata.name);
-        }
-    }
 }
 
 /// What clients were told: names with their revisions.

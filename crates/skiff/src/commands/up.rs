@@ -148,7 +148,6 @@ pub(crate) fn decide(name: &str, paths: &Paths, shape: &Shape) -> Result<Config>
     Ok(config)
 }
 
-
 /// The subnet and the API port for a cluster that comes from elsewhere: its own ones if they are free here.
 pub(super) fn place(config: &Config) -> Result<(u8, u16)> {
     let used = used_indexes()?;
