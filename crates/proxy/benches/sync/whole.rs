@@ -194,8 +194,9 @@ fn flow(to: SocketAddr) -> UdpSocket {
 }
 
 /// New connections one after the other, and a packet of the flow beside each.
-fn traffic(to: SocketAddr, go_on: &AtomicBool) {
+fn traffic(to: SocketAddr, go_on: &AtomicBool, flows: &AtomicBool) {
     let socket = flow(to);
+    flows.store(true, Relaxed);
     while go_on.load(Relaxed) {
         let _ = TcpStream::connect_timeout(&to, Duration::from_millis(100));
         let _ = socket.send(b"?");
@@ -213,8 +214,12 @@ fn gone(world: &World, api: &Api) {
     let (mut tcp, mut udp) = (vec![], vec![]);
     for round in 0..ROUNDS as u32 {
         let go_on = Arc::new(AtomicBool::new(true));
-        let flag = go_on.clone();
-        let client = world.run("p2", move || std::thread::spawn(move || traffic(to, &flag)));
+        let flows = Arc::new(AtomicBool::new(false));
+        let (flag, begun) = (go_on.clone(), flows.clone());
+        let client = world.run("p2", move || std::thread::spawn(move || traffic(to, &flag, &begun)));
+        while !flows.load(Relaxed) && !client.is_finished() {
+            pause(Duration::from_millis(1));
+        }
         pause(BEFORE);
         let asked = heard.now();
         api.tell(&first(1000 + round * 2, &[STAYS]).1);
