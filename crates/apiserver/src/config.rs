@@ -38,6 +38,8 @@ pub struct Config {
     pub unreachable_toleration: i64,
     /// Signs the tokens of ServiceAccounts: PKCS #8, PEM, as `Pki::service_account_key` gives it.
     pub service_account_key: String,
+    /// Other servers write to the same store.
+    pub shared: bool,
     /// How this server speaks to nodes; None: it cannot (logs, exec and the like are refused with the reason).
     pub node_tls: Option<NodeTls>,
     /// For logs, exec and the like, and for the proxy subresources.
@@ -62,6 +64,7 @@ impl Config {
             not_ready_toleration: TOLERATION,
             unreachable_toleration: TOLERATION,
             service_account_key: service_account_key.into(),
+            shared: false,
             node_tls: None,
             dial: dial_from_here(),
         }

@@ -1,5 +1,6 @@
 //! The `kubernetes` Service: how pods find this server. It, its Endpoints and its EndpointSlice are kept as they must be.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use futures::future::{BoxFuture, try_join_all};
@@ -19,19 +20,24 @@ use crate::{Config, Error, Result, Server, aggregation, bootstrap, object};
 const EVERY: Duration = Duration::from_secs(10);
 
 /// What must be.
-fn objects(config: &Config) -> Vec<Value> {
+fn objects(config: &Config, servers: &[SocketAddr]) -> Vec<Value> {
     let meta = |extra: Value| {
         let mut meta = json!({"name": "kubernetes", "namespace": "default"});
         meta["labels"] = extra;
         meta
     };
-    let (ip, port) = (config.advertise.ip().to_string(), config.advertise.port());
+    let port = config.advertise.port();
     let family = if config.advertise.is_ipv4() { "IPv4" } else { "IPv6" };
     let ports = json!([{"name": "https", "port": port, "protocol": "TCP"}]);
     let (mut subsets, mut endpoints) = (json!([]), json!([]));
-    if reachable(config) {
-        subsets = json!([{"addresses": [{"ip": ip}], "ports": ports}]);
-        endpoints = json!([{"addresses": [ip], "conditions": {"ready": true}}]);
+    let here = |server: &&SocketAddr| server.port() == port && server.is_ipv4() == config.advertise.is_ipv4();
+    let reached: Vec<String> =
+        servers.iter().filter(here).map(SocketAddr::ip).filter(is_reachable).map(|ip| ip.to_string()).collect();
+    if !reached.is_empty() {
+        let addresses: Vec<_> = reached.iter().map(|ip| json!({"ip": ip})).collect();
+        subsets = json!([{"addresses": addresses, "ports": ports}]);
+        let endpoint = |ip| json!({"addresses": [ip], "conditions": {"ready": true}});
+        endpoints = reached.into_iter().map(endpoint).collect();
     }
     vec![
         json!({"kind": "Service", "apiVersion": "v1",
@@ -55,8 +61,7 @@ fn first_ip(config: &Config) -> String {
 }
 
 /// Pods reach no address of the host's own loopback: a server that has no other is one without endpoints.
-fn reachable(config: &Config) -> bool {
-    let ip = config.advertise.ip();
+fn is_reachable(ip: &IpAddr) -> bool {
     !ip.is_loopback() && !ip.is_unspecified()
 }
 
@@ -77,7 +82,11 @@ fn ranges(config: &Config) -> Vec<Value> {
 
 pub(crate) async fn reconcile(server: &Arc<Server>) -> Result<(), Error> {
     together(ranges(&server.config), |wanted| Box::pin(start_with(server, wanted))).await?;
-    together(objects(&server.config), |wanted| Box::pin(ensure(server, wanted))).await
+    let servers = match server.config.shared {
+        true => server.others.alive(&server.storage, server.config.advertise).await?,
+        false => vec![server.config.advertise],
+    };
+    together(objects(&server.config, &servers), |wanted| Box::pin(ensure(server, wanted))).await
 }
 
 /// All at once, so that the store makes them durable in one go; the first failure ends it.

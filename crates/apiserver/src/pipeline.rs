@@ -21,10 +21,12 @@ use tokio_util::sync::CancellationToken;
 use crate::access::Access;
 use crate::call::{Call, Upgrade};
 use crate::encode::{self, Accept, Reply};
+use crate::follow::{self, Followed};
 use crate::metrics::{self, Metrics};
 use crate::query::Query;
 use crate::quotas::Quotas;
 use crate::route::{self, Route, Target, Verb};
+use crate::servers::Servers;
 use crate::services::{self, Services};
 use crate::storage::Storage;
 use crate::watch::Hubs;
@@ -42,6 +44,9 @@ pub struct Server {
     pub(crate) access: Access,
     pub(crate) metrics: Metrics,
     pub(crate) quotas: Quotas,
+    pub(crate) followed: Followed,
+    /// The servers on the same store.
+    pub(crate) others: Servers,
     /// The OpenAPI documents that were asked for, as sent.
     pub(crate) documents: Mutex<HashMap<String, Bytes>>,
     /// Ends watches and joined connections.
@@ -60,6 +65,7 @@ impl Server {
     /// Reads what is allocated and writes the objects that every cluster has.
     pub async fn new(config: Config, store: Arc<dyn Store>) -> Result<Arc<Server>, Error> {
         let storage = Storage(store);
+        let followed = Followed::from(storage.0.revision().await?);
         let services = Services::load(&config, &storage).await?;
         let access = Access::load(&config, &storage).await?;
         let quotas = Quotas::load(&storage).await?;
@@ -72,10 +78,15 @@ impl Server {
             access,
             metrics: Metrics::default(),
             quotas,
+            followed,
+            others: Servers::default(),
             documents: Mutex::default(),
             stopping: CancellationToken::new(),
             life: CancellationToken::new(),
         });
+        if server.config.shared {
+            tokio::spawn(follow::follow(Arc::downgrade(&server), server.life.child_token()));
+        }
         kubernetes::bootstrap(&server).await?;
         kubernetes::reconcile(&server).await?;
         services::look(&server).await;

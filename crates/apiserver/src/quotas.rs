@@ -3,6 +3,9 @@
 //!
 //! A namespace with quotas has one such write at a time, so none is refused for another's sake that then fails. A quota is
 //! counted from scratch when it is made or changed, while nothing else of its namespace is written.
+//!
+//! With several servers on one store the turns are each server's own. That a quota's numbers are still exact is the
+//! store's doing: a quota is written over the very revision that was read, or the write is begun anew.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -114,9 +117,11 @@ pub(crate) async fn enter(call: &Call, old: Option<&Value>, new: Option<&mut Val
         return Ok((Turn::Free, Vec::new()));
     }
     let quotas = &call.server.quotas;
-    let turn = quotas.turn(namespace, recount).await;
+    // Only the store knows what quotas another server has just made.
+    let alone = recount || (call.server.config.shared && has_any(call, namespace).await?);
+    let turn = quotas.turn(namespace, alone).await;
     let mut writes = Vec::new();
-    if quotas.has(namespace) {
+    if alone || quotas.has(namespace) {
         let (all, _) = call.storage().all(self::quotas()?, Some(namespace)).await?;
         for quota in &all {
             // A quota that goes has nothing to count any more, least of all itself.
@@ -130,6 +135,11 @@ pub(crate) async fn enter(call: &Call, old: Option<&Value>, new: Option<&mut Val
         new["status"] = count(call, namespace, new, old.is_none()).await?;
     }
     Ok((turn, writes))
+}
+
+async fn has_any(call: &Call, namespace: &str) -> Result<bool> {
+    let (all, _) = call.storage().all(quotas()?, Some(namespace)).await?;
+    Ok(!all.is_empty())
 }
 
 /// The quota's next state, if the write is its business.

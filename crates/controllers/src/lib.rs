@@ -13,6 +13,7 @@ mod fixture;
 mod garbage;
 mod history;
 mod job;
+pub mod leader;
 mod loadbalancer;
 mod mirroring;
 mod namespace;

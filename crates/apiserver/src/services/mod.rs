@@ -3,9 +3,11 @@
 //! The truth about addresses is the IPAddress objects: one is written together with the Service that gets the address, all
 //! or nothing, so of two writers of one address exactly one wins, whoever they are. What is taken is also held in memory,
 //! filled from the store at the start: it makes choosing cheap, and is taken before the write and given back when that
-//! fails. Node ports have no objects; for them the memory is the truth, as long as one server has the store.
+//! fails. Node ports have no objects but records of their own (`ports`), written in the same way. Of what other servers on
+//! the store give out memory is told by `follow`.
 
 mod keeper;
+pub(crate) mod ports;
 mod taken;
 
 use std::collections::BTreeSet;
@@ -28,7 +30,7 @@ use crate::{Config, Error, Result, object};
 pub(crate) use keeper::{keep, look};
 use taken::{Holdings, Others, Taken};
 
-const GROUP: &str = "networking.k8s.io";
+pub(crate) const GROUP: &str = "networking.k8s.io";
 
 pub(crate) struct Services {
     node_ports: std::ops::RangeInclusive<u16>,
@@ -60,6 +62,7 @@ impl Services {
         if config.service_cidrs.is_empty() {
             return Err(Error::NoServiceRange);
         }
+        ports::complete(storage).await?;
         let state = Arc::new(Mutex::new(State::default()));
         let services = Services {
             node_ports: config.node_port_range.clone(),
@@ -118,6 +121,9 @@ impl Services {
     /// Another server gave an address away or took it back, or a client did so by hand: what the store has under the key is
     /// what counts.
     pub(crate) async fn relearn(&self, storage: &Storage, key: &str) -> Result<()> {
+        if let Some(port) = ports::port_of(key) {
+            return self.relearn_port(storage, port).await;
+        }
         let resource = addresses()?;
         let Some(name) = key.strip_prefix(&object::resource_prefix(resource)) else { return Ok(()) };
         match storage.find(resource, None, name).await? {
@@ -132,15 +138,28 @@ impl Services {
         if call.resource().id() != ("", "services") {
             return Ok(Held::default());
         }
-        let mut held = self.choose(call, old, new)?;
-        let (service, taken, let_go) = (&*new, held.new.ips.clone(), held.old.ips.clone());
-        for ip in taken {
-            held.writes.push(allocation(call, ip, service)?);
+        let mut held = self.choose_knowing(call, old, new).await?;
+        let (service, owner) = (&*new, owner(new));
+        for ip in &held.new.ips {
+            held.writes.push(allocation(call, *ip, service)?);
         }
-        for ip in let_go {
-            held.writes.extend(release(call, ip, service).await?);
-        }
+        held.writes.extend(held.new.ports.iter().map(|port| ports::allocation(*port, &owner)));
+        let mut released = ends(call, &held.old, service).await?;
+        held.writes.append(&mut released);
         Ok(held)
+    }
+
+    /// A refusal is as true as the memory is new: among several servers it is made sure of first.
+    async fn choose_knowing(&self, call: &Call, old: Option<&Value>, new: &mut Value) -> Result<Held> {
+        let wanted = call.server.config.shared.then(|| new.clone());
+        match (self.choose(call, old, new), wanted) {
+            (Err(_), Some(wanted)) => {
+                call.server.followed.catch_up(call.storage()).await?;
+                *new = wanted;
+                self.choose(call, old, new)
+            }
+            (chosen, _) => chosen,
+        }
     }
 
     /// Everything in memory, at once: nobody else can choose in between.
@@ -192,12 +211,20 @@ impl Services {
         if call.resource().id() != ("", "services") {
             return Ok(Vec::new());
         }
-        let mut writes = Vec::new();
-        for ip in Holdings::of(service).ips {
-            writes.extend(release(call, ip, service).await?);
-        }
-        Ok(writes)
+        ends(call, &Holdings::of(service), service).await
     }
+}
+
+/// The ends of the IPAddresses and records of what a Service had.
+async fn ends(call: &Call, holdings: &Holdings, service: &Value) -> Result<Vec<Write>> {
+    let (mut writes, owner) = (Vec::new(), owner(service));
+    for ip in &holdings.ips {
+        writes.extend(release(call, *ip, service).await?);
+    }
+    for port in &holdings.ports {
+        writes.extend(ports::release(call.storage(), *port, &owner).await?);
+    }
+    Ok(writes)
 }
 
 fn addresses() -> Result<&'static Resource> {

@@ -98,6 +98,27 @@ impl Taken {
         }
     }
 
+    /// The store says who has a port. Who asks for it at the moment keeps asking.
+    pub(super) fn port_given(&mut self, port: u16, owner: &Owner) {
+        match self.ports.get(&port) {
+            Some((holder, _)) if holder == owner => {}
+            _ => drop(self.ports.insert(port, (owner.clone(), 1))),
+        }
+    }
+
+    /// The store says that nobody has a port, or no more who is named.
+    pub(super) fn port_returned(&mut self, port: u16, owner: Option<&Owner>) {
+        if self.ports.get(&port).is_some_and(|(holder, _)| owner.is_none_or(|owner| owner == holder)) {
+            self.ports.remove(&port);
+        }
+    }
+
+    /// A Service is gone with all that it had.
+    pub(super) fn gone(&mut self, owner: &Owner) {
+        self.ips.retain(|_, (holder, _)| holder != owner);
+        self.ports.retain(|_, (holder, _)| holder != owner);
+    }
+
     pub(super) fn port_count(&self) -> usize {
         self.ports.len()
     }

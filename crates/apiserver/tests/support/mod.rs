@@ -32,6 +32,13 @@ impl Api {
         Api { server: Server::new(config, store).await.unwrap() }
     }
 
+    /// One of several servers on a store, reached at this address.
+    pub(crate) async fn one_of(store: &Arc<dyn Store>, advertise: &str) -> Api {
+        let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
+        let config = Config { shared: true, ..Config::new("test", advertise.parse().unwrap(), &key) };
+        Api { server: Server::new(config, store.clone()).await.unwrap() }
+    }
+
     /// Asks until the answer is as wished: for what the server does on its own account.
     pub(crate) async fn until(&self, path: &str, wished: impl Fn(u16, &Value) -> bool) -> Value {
         let asking = async {

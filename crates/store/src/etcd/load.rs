@@ -37,6 +37,7 @@ impl From<Failure> for Unreadable {
 /// As of a while ago, as far back as etcd remembers; the changes since then are to be watched.
 pub(super) async fn with_past(client: &Client, layout: &Layout, keep: Keep) -> Result<Loaded, Unreadable> {
     let (_, newest) = reader::head(client, layout).await?;
+    own_first(client, layout).await?;
     let mut back = PAST.min(newest.saturating_sub(1));
     while back > 0 {
         match load(client, layout, keep, newest - back).await {
@@ -45,6 +46,16 @@ pub(super) async fn with_past(client: &Client, layout: &Layout, keep: Keep) -> R
         }
     }
     now(client, layout, keep).await
+}
+
+/// Whether what is there now was written by skiff: the past may be older than what is not.
+async fn own_first(client: &Client, layout: &Layout) -> Result<(), Unreadable> {
+    let (from, end) = layout.all_keys();
+    let first = reader::range(client, wire::range(from.as_bytes(), end.as_bytes(), 1, 0)).await?.entries.pop();
+    match first.filter(|found| layout.entry(found).is_none()) {
+        Some(found) => Err(Unreadable::Foreign { key: String::from_utf8_lossy(&found.key).into_owned() }),
+        None => Ok(()),
+    }
 }
 
 pub(super) async fn now(client: &Client, layout: &Layout, keep: Keep) -> Result<Loaded, Unreadable> {

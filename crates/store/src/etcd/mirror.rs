@@ -13,7 +13,7 @@ use super::{
     READ,
     grpc::{Answers, Client, Failure},
     layout::{Head, Layout, Noted, What, open_value},
-    load::{self, Loaded},
+    load::{self, Loaded, Unreadable},
     wire::{self, Change, Read, Watched},
 };
 use crate::{
@@ -185,6 +185,9 @@ impl Mirror {
         tracing::warn!("{why}: everything is read anew");
         let loaded = match load::now(&self.client, &self.layout, self.keep).await {
             Ok(loaded) => loaded,
+            Err(error @ Unreadable::Foreign { .. }) => {
+                return Err(Error::Io { reason: format!("cannot read etcd: {error}"), fatal: true });
+            }
             Err(error) => {
                 // The watch is opened again where it was, and comes here again.
                 tracing::warn!("cannot read etcd: {error}");
