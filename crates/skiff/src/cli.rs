@@ -1,7 +1,7 @@
 //! The command line. Its help is the first page that a user reads.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     time::Duration,
 };
@@ -126,8 +126,9 @@ pub(crate) struct Up {
 /// What a new cluster is made of; an existing cluster keeps its shape.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Shape {
-    /// How many nodes the cluster has, each with its own agent, proxy and DNS [default: 1]
-    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=i64::from(crate::cluster::config::MAX_NODES)))]
+    /// How many nodes the cluster has on this machine, each with its own agent, proxy and DNS; 0: only the control plane,
+    /// which needs no root, for nodes elsewhere (`skiff agent`) [default: 1]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(0..=i64::from(crate::cluster::config::MAX_NODES)))]
     pub(crate) nodes: Option<u8>,
     /// Spread the nodes over this many zones (label topology.kubernetes.io/zone)
     #[arg(long)]
@@ -167,6 +168,48 @@ pub(crate) struct Shape {
     /// How long pods that do not say otherwise stay on a node that is not heard of; kept until given anew [default: 300]
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(i64).range(0..))]
     pub(crate) default_unreachable_toleration_seconds: Option<i64>,
+    /// With --nodes 0: the address of this machine at which nodes and other clients reach the API server, on --api-port;
+    /// kept until given anew [default: only 127.0.0.1]
+    #[arg(long, value_name = "IP")]
+    pub(crate) advertise_address: Option<Ipv4Addr>,
+    #[command(flatten)]
+    pub(crate) store: StoreArgs,
+}
+
+/// Where a new cluster's objects are.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct StoreArgs {
+    /// Where the objects are kept: in files of this machine, or in an etcd that several servers share [default: embedded]
+    #[arg(long, value_enum)]
+    pub(crate) store: Option<StoreKind>,
+    /// The etcd's endpoints (http://HOST:PORT or https://HOST:PORT), separated by commas; kept until given anew
+    #[arg(long, value_name = "URLS", value_delimiter = ',')]
+    pub(crate) etcd_endpoints: Vec<String>,
+    /// Where the objects lie in etcd: the servers of one cluster have the same [default: /registry/skiff/NAME]
+    #[arg(long, value_name = "KEY")]
+    pub(crate) etcd_prefix: Option<String>,
+    /// The certificate of the authority that signed etcd's (PEM); kept until given anew
+    #[arg(long, value_name = "FILE")]
+    pub(crate) etcd_cafile: Option<PathBuf>,
+    /// This server's client certificate for etcd (PEM); kept until given anew
+    #[arg(long, value_name = "FILE")]
+    pub(crate) etcd_certfile: Option<PathBuf>,
+    /// The key of that certificate (PEM); kept until given anew
+    #[arg(long, value_name = "FILE")]
+    pub(crate) etcd_keyfile: Option<PathBuf>,
+}
+
+impl StoreArgs {
+    pub(crate) fn names_etcd(&self) -> bool {
+        let files = [&self.etcd_cafile, &self.etcd_certfile, &self.etcd_keyfile];
+        !self.etcd_endpoints.is_empty() || self.etcd_prefix.is_some() || files.iter().any(|file| file.is_some())
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum StoreKind {
+    Embedded,
+    Etcd,
 }
 
 /// As the reference writes durations: numbers with units, such as `1m30s`, `40s`, `500ms`.

@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize};
 use skiff_controllers::{NODE_MONITOR_GRACE_PERIOD, Pool};
 use skiff_node::network::Ips;
 
+use super::store::InEtcd;
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Config {
@@ -43,6 +45,12 @@ pub(crate) struct Config {
     pub(crate) ipv6: Option<Ipv6Net>,
     #[serde(default)]
     pub(crate) patience: Patience,
+    /// Where a control plane without nodes is reached from elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) advertise: Option<Ipv4Addr>,
+    /// Where the objects are, if not in the embedded store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) etcd: Option<InEtcd>,
 }
 
 /// How long the cluster bears with a silent node.
@@ -97,7 +105,7 @@ const NODE_SUBNETS: [u8; 2] = [172, 30];
 const FIRST_NODE: u8 = 11;
 pub(crate) const MAX_NODES: u8 = 100;
 /// Where the API server listens on the host's end of the link, for pods and agents.
-pub(crate) const ADVERTISED_PORT: u16 = 6443;
+const ADVERTISED_PORT: u16 = 6443;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
@@ -127,6 +135,8 @@ impl Config {
             lb_pool: default_lb_pool(),
             ipv6: None,
             patience: Patience::default(),
+            advertise: None,
+            etcd: None,
         }
     }
 
@@ -153,6 +163,9 @@ impl Config {
 
     /// Whether the ranges can serve: big enough, and apart from each other and from the nodes.
     pub(crate) fn check(&self) -> Result<(), String> {
+        if self.nodes > 0 && self.advertise.is_some() {
+            return Err("--advertise-address is for a control plane alone (--nodes 0)".into());
+        }
         let (services, pods, nodes) = (self.service_cidr, self.pod_cidr, self.node_subnet());
         if services.prefix_len() > 24 {
             return Err(format!("--service-cidr {services}: a /24 or larger is needed"));
@@ -181,6 +194,14 @@ impl Config {
 
     pub(crate) fn node_ip(&self, number: u8) -> Ipv4Addr {
         self.subnet_address(FIRST_NODE + number)
+    }
+
+    /// Where the API server is reached from elsewhere: by pods and agents, and by whoever is given a kubeconfig.
+    pub(crate) fn advertised(&self) -> SocketAddr {
+        match (self.nodes, self.advertise) {
+            (0, ip) => (ip.unwrap_or(Ipv4Addr::LOCALHOST), self.api_port).into(),
+            _ => (self.host_ip(), ADVERTISED_PORT).into(),
+        }
     }
 
     pub(crate) fn host_ip(&self) -> Ipv4Addr {

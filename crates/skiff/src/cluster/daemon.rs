@@ -10,21 +10,22 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
+use skiff_api::identity::Identity;
 use skiff_apiserver::{NodeTls, Server, pki::Pki};
 use skiff_client::{
     in_process::Clients,
-    life::{Stop, readiness},
+    life::{Ready, Stop, readiness},
 };
-use skiff_controllers::PodRange;
-use skiff_store::embedded::{Embedded, Options};
+use skiff_controllers::{PodRange, leader};
 use tokio::{
     net::TcpListener,
     runtime::Handle,
     signal::unix::{SignalKind, signal},
+    task::JoinHandle as JoinTask,
 };
 
 use super::{
-    config::{ADVERTISED_PORT, Config},
+    config::Config,
     control::{Control, Request},
     dns_service, kubeconfig, lock,
     network::{
@@ -35,7 +36,7 @@ use super::{
     node,
     nodes::{self, Nodes, PATIENCE, Places},
     paths::Paths,
-    probe,
+    probe, store,
 };
 use crate::report::{Line, Sink, Story};
 
@@ -80,12 +81,18 @@ async fn live(config: &Config, paths: &Paths, story: &mut Story) -> Result<()> {
         _ = interrupt.recv() => {}
     }
     stop.cancel();
-    started.nodes.end().await
+    started.nodes.end().await?;
+    match started.leader {
+        Some(leader) => Ok(tokio::time::timeout(PATIENCE, leader).await.context("the controllers do not end")??),
+        None => Ok(()),
+    }
 }
 
 struct Started {
     nodes: Nodes,
     control: Control,
+    /// Gives the leadership back when told to stop.
+    leader: Option<JoinTask<()>>,
     _way_out: Option<WayOut>,
 }
 
@@ -105,7 +112,6 @@ async fn serve_control(control: &Control, nodes: &mut Nodes) -> Result<()> {
 
 async fn start(config: &Config, paths: &Paths, story: &mut Story, stop: &Stop) -> Result<Started> {
     let (wires, way_out) = wire(config, paths, story).await?;
-    story.step(format!("network: {} on {}", count(config.nodes, "node"), config.node_subnet()));
     let pki = Pki::load_or_create(&paths.pki(), &server_names(config)).context("certificates")?;
     let places = Places::default();
     let server = api_server(config, paths, &pki, &places).await?;
@@ -120,23 +126,28 @@ async fn start(config: &Config, paths: &Paths, story: &mut Story, stop: &Stop) -
             async move { server.handle(request).await }
         }
     });
-    controllers(config, &pki, &clients, stop).await?;
-    let admin = clients.as_identity(skiff_api::identity::Identity::admin());
+    let leader = controllers(config, &pki, &clients, stop).await?;
+    let admin = clients.as_identity(Identity::admin());
     dns_service::ensure(&admin, config).await.context("the kube-dns Service")?;
     story.step("controllers");
 
     let mut nodes = Nodes::new(config, paths, wires, (pki, clients), stop).at(places);
     nodes.start_all().await?;
-    story.step(format!("{}: agent, proxy and DNS", count(config.nodes, "node")));
-    probe::answers(config, paths).await?;
-    story.step(format!("DNS at {} and ClusterIP {} answer on every node", config.dns_ip(), config.kubernetes_ip()));
+    if config.nodes > 0 {
+        story.step(format!("{}: agent, proxy and DNS", count(config.nodes, "node")));
+        probe::answers(config, paths).await?;
+        story.step(format!("DNS at {} and ClusterIP {} answer on every node", config.dns_ip(), config.kubernetes_ip()));
+    }
     let control = Control::open(paths).context("the control socket")?;
-    Ok(Started { nodes, control, _way_out: way_out })
+    Ok(Started { nodes, control, leader, _way_out: way_out })
 }
 
-/// Links, addresses, routes, and the host's way out.
-async fn wire(config: &Config, paths: &Paths, story: &Story) -> Result<(Network, Option<WayOut>)> {
+/// Links, addresses, routes, and the host's way out. A control plane alone needs none.
+async fn wire(config: &Config, paths: &Paths, story: &mut Story) -> Result<(Network, Option<WayOut>)> {
     let wires = network::plan::network(config, paths, forwarding::can6());
+    if config.nodes == 0 {
+        return Ok((wires, None));
+    }
     for warning in network::apply::up(&wires).await? {
         story.warn(warning);
     }
@@ -144,6 +155,7 @@ async fn wire(config: &Config, paths: &Paths, story: &Story) -> Result<(Network,
     if let Err(error) = &opened {
         story.warn(format!("pods cannot reach beyond this machine: {error:#}"));
     }
+    story.step(format!("network: {} on {}", count(config.nodes, "node"), config.node_subnet()));
     Ok((wires, opened.ok()))
 }
 
@@ -161,14 +173,13 @@ fn count(n: u8, what: &str) -> String {
 pub(crate) fn server_names(config: &Config) -> Vec<String> {
     let service = ["kubernetes", "kubernetes.default", "kubernetes.default.svc"];
     let full = format!("kubernetes.default.svc.{}", config.domain);
-    let addresses = [config.host_ip().to_string(), config.kubernetes_ip().to_string()];
+    let addresses = [config.advertised().ip().to_string(), config.kubernetes_ip().to_string()];
     let fixed = ["localhost", "127.0.0.1"].into_iter().chain(service).map(str::to_owned);
     fixed.chain([full]).chain(addresses).collect()
 }
 
 async fn api_server(config: &Config, paths: &Paths, pki: &Pki, places: &Places) -> Result<Arc<Server>> {
-    let store = Embedded::open(paths.store(), Options::default()).context("open the store")?;
-    let advertise = SocketAddr::from((config.host_ip(), ADVERTISED_PORT));
+    let store = store::open(config, paths, pki.ca_pem()).await?;
     let api = skiff_apiserver::Config {
         service_cidrs: config.service_cidrs(),
         node_port_range: config.node_port_range(),
@@ -178,17 +189,20 @@ async fn api_server(config: &Config, paths: &Paths, pki: &Pki, places: &Places) 
         unreachable_toleration: config.patience.unreachable,
         dial: places.dial(config.pod_cidrs()),
         node_tls: Some(NodeTls(Arc::new(pki.node_client_config()?))),
-        ..skiff_apiserver::Config::new(&config.name, advertise, pki.service_account_key())
+        shared: config.etcd.is_some(),
+        ..skiff_apiserver::Config::new(&config.name, config.advertised(), pki.service_account_key())
     };
-    Ok(Server::new(api, Arc::new(store)).await?)
+    Ok(Server::new(api, store).await?)
 }
 
 async fn serve(config: &Config, server: &Arc<Server>, pki: &Pki, stop: &Stop) -> Result<()> {
     let tls = Arc::new(pki.server_config()?);
-    for address in [(Ipv4Addr::LOCALHOST, config.api_port), (config.host_ip(), ADVERTISED_PORT)] {
-        let listener = TcpListener::bind(address).await.with_context(|| {
-            format!("listen on {}:{} (`ss -ltnp` names the program that has the port)", address.0, address.1)
-        })?;
+    let mut addresses = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, config.api_port)), config.advertised()];
+    addresses.dedup();
+    for address in addresses {
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("listen on {address} (`ss -ltnp` names the program that has the port)"))?;
         tokio::spawn(server.clone().serve(listener, tls.clone(), stop.clone()));
     }
     Ok(())
@@ -211,22 +225,29 @@ fn pod_range(cluster: IpNet) -> PodRange {
     PodRange { cluster, node_mask: if cluster.addr().is_ipv4() { 24 } else { 64 } }
 }
 
-async fn controllers(config: &Config, pki: &Pki, clients: &Clients, stop: &Stop) -> Result<()> {
+async fn controllers(config: &Config, pki: &Pki, clients: &Clients, stop: &Stop) -> Result<Option<JoinTask<()>>> {
     let told = skiff_controllers::Config {
         pod_ranges: config.pod_cidrs().into_iter().map(pod_range).collect(),
         node_monitor_grace_period: config.patience.node_monitor_grace,
         lb_pool: config.lb_pool.clone(),
         ca: pki.ca_pem().into(),
     };
-    let (ready, readiness) = readiness();
+    let candidate = clients.as_identity(Identity::admin());
     let (clients, stop) = (clients.clone(), stop.clone());
     let as_controller: skiff_controllers::Clients = Arc::new(move |name: &str| clients.as_controller(name));
-    tokio::spawn(async move {
+    let run = async move |ready: Ready, stop: Stop| {
         let again = |ready| skiff_controllers::run(told.clone(), as_controller.clone(), ready, stop.clone());
         node::keep_running("controllers", ready, &stop, again).await;
-    });
-    match tokio::time::timeout(PATIENCE, readiness.wait()).await {
-        Ok(true) => Ok(()),
+    };
+    if config.etcd.is_some() {
+        let me = format!("{}_{:016x}", config.advertised(), rand::random::<u64>());
+        let elected = async move { leader::run(candidate, &me, &stop, |term| run(readiness().0, term)).await };
+        return Ok(Some(tokio::spawn(elected)));
+    }
+    let (ready, controllers) = readiness();
+    tokio::spawn(async move { run(ready, stop).await });
+    match tokio::time::timeout(PATIENCE, controllers.wait()).await {
+        Ok(true) => Ok(None),
         _ => bail!("the controllers do not start"),
     }
 }

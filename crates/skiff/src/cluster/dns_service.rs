@@ -21,6 +21,10 @@ pub(crate) async fn ensure(client: &Client, config: &Config) -> kube::Result<()>
     let nodes: Vec<_> = (0..config.nodes).map(|n| (config.node_name(n), config.node_ip(n).into())).collect();
     let params = PatchParams::apply("skiff").force();
     Api::<Service>::namespaced(client.clone(), NAMESPACE).patch(NAME, &params, &Patch::Apply(service)).await?;
+    // Nodes elsewhere have the address as well; who they are is not known here.
+    if nodes.is_empty() {
+        return Ok(());
+    }
     Api::<Endpoints>::namespaced(client.clone(), NAMESPACE)
         .patch(NAME, &params, &Patch::Apply(endpoints(&nodes)))
         .await?;

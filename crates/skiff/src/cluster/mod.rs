@@ -13,4 +13,5 @@ pub(crate) mod node;
 pub(crate) mod nodes;
 pub(crate) mod paths;
 pub(crate) mod probe;
+pub(crate) mod store;
 pub(crate) mod sweep;

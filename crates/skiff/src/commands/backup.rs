@@ -30,6 +30,9 @@ const JUMP: u64 = 1_000_000_000;
 
 pub(crate) fn back_up(args: &BackUp) -> Result<ExitCode> {
     let (config, paths) = super::existing(&args.which)?;
+    if config.etcd.is_some() {
+        bail!("cluster {:?} has its objects in etcd: `etcdctl snapshot save` backs those up", config.name);
+    }
     let mut story = Story::new(Sink::Human);
     let objects = Objects::take(&paths.store())?;
     let backup = Backup { keys: keys(&paths.pki())?, objects, config };

@@ -1,7 +1,7 @@
 //! `skiff down`: the daemon ends, then everything that it and its pods had on this machine is removed. What is removed is
 //! found by where it is, not by what the daemon remembered, so a killed daemon's remains go the same way.
 
-use std::{fs, io, process::ExitCode, time::Duration};
+use std::{fs, io, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context, Result, bail};
 
@@ -23,26 +23,39 @@ pub(crate) fn run(args: &Down) -> Result<ExitCode> {
         Err(_) if args.delete => Config::new(&args.which.name, u8::MAX, 1, 0),
         Err(e) => return Err(e.into()),
     };
-    super::preflight::check()?;
+    if config.nodes > 0 {
+        super::preflight::check()?;
+    }
     let mut story = Story::new(Sink::Human);
     if let Some(pid) = lock::holder(&paths.lock())? {
         lock::end(pid, PATIENCE).context("end the cluster's daemon")?;
         story.step("daemon ended");
     }
-    let swept = sweep::run(&config, &paths)?;
-    story.step(format!("removed {swept}"));
+    if config.nodes > 0 {
+        let swept = sweep::run(&config, &paths)?;
+        story.step(format!("removed {swept}"));
+    } else {
+        remove(&paths.run)?;
+    }
     if args.delete {
         delete(&paths)?;
         story.step("deleted the cluster's data");
+        if let Some(etcd) = &config.etcd {
+            story.step(format!("left its objects in etcd: `etcdctl del --prefix {}/` removes them", etcd.prefix));
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn delete(paths: &Paths) -> Result<()> {
-    match fs::remove_dir_all(&paths.data) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e).context(paths.data.display().to_string()),
-        _ => {}
+fn remove(dir: &Path) -> Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e).context(dir.display().to_string()),
+        _ => Ok(()),
     }
+}
+
+fn delete(paths: &Paths) -> Result<()> {
+    remove(&paths.data)?;
     // The directory of all clusters goes with the last one.
     paths.data.parent().map(fs::remove_dir);
     Ok(())

@@ -18,7 +18,7 @@ use skiff_apiserver::pki::Pki;
 use crate::{
     cli::{Cli, Command, Which},
     cluster::{
-        config::{ADVERTISED_PORT, Config},
+        config::Config,
         daemon,
         kubeconfig::{Access, render},
         lock,
@@ -111,7 +111,7 @@ fn node_kubeconfig(which: &Which, node: &str, address: std::net::IpAddr) -> Resu
     let credential = pki.node(node, &[address.to_string()])?.serving;
     let access = Access {
         cluster: &config.name,
-        server: format!("https://{}:{}", config.host_ip(), ADVERTISED_PORT),
+        server: format!("https://{}", config.advertised()),
         ca_pem: pki.ca_pem(),
         cert_pem: &credential.certificate,
         key_pem: &credential.key,

@@ -24,7 +24,8 @@ struct Row {
     #[serde(skip_serializing_if = "Option::is_none")]
     pid: Option<u32>,
     nodes: u8,
-    node_ip: Ipv4Addr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node_ip: Option<Ipv4Addr>,
     api: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     memory_bytes: Option<u64>,
@@ -74,7 +75,7 @@ fn row((config, paths): (Config, Paths)) -> Result<Row> {
         state,
         pid,
         nodes: config.nodes,
-        node_ip: config.node_ip(0),
+        node_ip: (config.nodes > 0).then(|| config.node_ip(0)),
         api: format!("https://{api}"),
         memory_bytes: pid.and_then(resident),
         kubeconfig: paths.kubeconfig().display().to_string(),
@@ -92,9 +93,8 @@ fn resident(pid: u32) -> Option<u64> {
 fn table(rows: &[Row]) -> String {
     let head = ["NAME", "STATE", "NODES", "NODE-IP", "API", "MEMORY"].map(str::to_owned);
     let memory = |r: &Row| r.memory_bytes.map_or("-".into(), |b| format!("{:.0} MB", b as f64 / 1e6));
-    let line = |r: &Row| {
-        [r.name.clone(), r.state.into(), r.nodes.to_string(), r.node_ip.to_string(), r.api.clone(), memory(r)]
-    };
+    let ip = |r: &Row| r.node_ip.map_or("-".into(), |ip| ip.to_string());
+    let line = |r: &Row| [r.name.clone(), r.state.into(), r.nodes.to_string(), ip(r), r.api.clone(), memory(r)];
     let all: Vec<_> = std::iter::once(head).chain(rows.iter().map(line)).collect();
     report::table(&all)
 }

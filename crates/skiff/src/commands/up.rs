@@ -26,7 +26,7 @@ use crate::{
         config::{Config, Patience, ipv6_here, random_prefix},
         lock, network,
         paths::Paths,
-        probe,
+        probe, store,
     },
     report::{self, Line},
 };
@@ -36,8 +36,10 @@ const API_PORTS: std::ops::Range<u16> = 6443..6543;
 
 pub(crate) fn run(args: &Up) -> Result<ExitCode> {
     let begun = Instant::now();
-    preflight::check()?;
     let paths = super::paths_of(&args.which)?;
+    if !only_control_plane(&paths, &args.shape)? {
+        preflight::check()?;
+    }
     let timeout = Duration::from_secs(args.timeout);
     let _turn = turn(timeout)?;
     if is_running(&paths)? {
@@ -85,6 +87,12 @@ fn is_running(paths: &Paths) -> Result<bool> {
     running
 }
 
+/// Whether the cluster has, or will have, no nodes on this machine.
+fn only_control_plane(paths: &Paths, shape: &Shape) -> Result<bool> {
+    let kept = Config::load(&paths.config())?.map(|config| config.nodes);
+    Ok(kept.or(shape.nodes) == Some(0))
+}
+
 /// One after the other: a subnet and a port that are free for two starts at once would be chosen by both. An abstract
 /// socket belongs to the network namespace, as they do, and is gone with whoever holds it.
 fn turn(timeout: Duration) -> Result<UnixListener> {
@@ -129,8 +137,10 @@ pub(crate) fn decide(name: &str, paths: &Paths, shape: &Shape) -> Result<Config>
         be_patient(&mut config, shape);
         if let Some(pool) = &shape.lb_pool {
             config.lb_pool = pool.clone();
-            config.check().map_err(anyhow::Error::msg)?;
         }
+        config.advertise = shape.advertise_address.or(config.advertise);
+        config.etcd = store::decide(name, Some(&config.etcd), &shape.store)?;
+        config.check().map_err(anyhow::Error::msg)?;
         config.save(&paths.config())?;
         return Ok(config);
     }
@@ -141,8 +151,11 @@ pub(crate) fn decide(name: &str, paths: &Paths, shape: &Shape) -> Result<Config>
     config.service_cidr = shape.service_cidr.unwrap_or(config.service_cidr);
     config.pod_cidr = shape.pod_cidr.unwrap_or(config.pod_cidr);
     config.lb_pool = shape.lb_pool.clone().unwrap_or(config.lb_pool);
-    config.ipv6 = prefix6(shape)?;
+    // Servers elsewhere could not know a prefix that was drawn here.
+    config.ipv6 = if config.nodes == 0 && shape.ipv6.is_none() { None } else { prefix6(shape)? };
     be_patient(&mut config, shape);
+    config.advertise = shape.advertise_address;
+    config.etcd = store::decide(name, None, &shape.store)?;
     config.check().map_err(anyhow::Error::msg)?;
     config.save(&paths.config())?;
     Ok(config)
