@@ -177,7 +177,7 @@ async fn a_flood_from_one_client_leaves_others_their_lane() {
 /// Megabytes that this process has.
 fn resident() -> usize {
     let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
-    pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096 >> 20
+    (pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096) >> 20
 }
 
 /// Both take the same lane, and the only resolver is dead.

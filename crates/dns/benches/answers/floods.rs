@@ -98,6 +98,8 @@ fn served(from: Ipv4Addr, at: SocketAddr, services: usize) -> Result<(Vec<f64>, 
             true => took.push(start.elapsed().as_secs_f64() * 1e6),
             false => lost += 1,
         }
+        // The pace of a client that has other things to do.
+        #[expect(clippy::disallowed_methods, reason = "a pace, no event to wait for; no runtime to stall")]
         thread::sleep(PAUSE);
     }
     Ok((took, lost))

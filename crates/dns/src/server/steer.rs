@@ -130,11 +130,11 @@ mod tests {
             let mut watch = Watch::default();
             (0..count).filter_map(|n| watch.round(Some(n) != gap, clients(by))).collect::<Vec<_>>()
         };
-        assert_eq!(rounds(ROUNDS - 1, 32, None), [ip(0); 0], "a burst is none");
+        assert!(rounds(ROUNDS - 1, 32, None).is_empty(), "a burst is none");
         assert_eq!(rounds(ROUNDS, 32, None), [ip(1)]);
         assert_eq!(rounds(ROUNDS, 8, None), [ip(1)]);
-        assert_eq!(rounds(10 * ROUNDS, 7, None), [ip(0); 0], "many clients are none");
-        assert_eq!(rounds(2 * ROUNDS - 1, 32, Some(ROUNDS - 1)), [ip(0); 0], "who leaves room is none");
+        assert!(rounds(10 * ROUNDS, 7, None).is_empty(), "many clients are none");
+        assert!(rounds(2 * ROUNDS - 1, 32, Some(ROUNDS - 1)).is_empty(), "who leaves room is none");
         assert_eq!(rounds(3 * ROUNDS, 32, None), [ip(1); 3]);
     }
 }
