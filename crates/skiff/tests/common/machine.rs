@@ -22,8 +22,9 @@ pub(crate) struct Machine {
 const INIT: &str = "ip link set lo up && ip link add up0 type veth peer name up1 && ip link set up0 addrgenmode none && ip link set up1 addrgenmode none && ip address add 198.51.100.2/24 dev up0 \
     && ip link set up0 up && ip link set up1 up && ip route add default via 198.51.100.1 && echo ready && read -r";
 
-/// Every process but the machine's first and this listing; what only waits to be reaped has ended.
-const PROCESSES: &str = "ps -eo pid=,stat=,args= | awk '$1 != 1 && $2 !~ /^Z/ && !/ps -eo|awk/ { $1 = $2 = \"\"; print }' | grep -v 'bash -c ip -o\\|bash -c ps' || true";
+/// Every process but the machine's first and this listing, whose shell's children stand as `[bash]` while they become
+/// another program; what only waits to be reaped has ended.
+const PROCESSES: &str = "ps -eo pid=,stat=,args= | awk '$1 != 1 && $2 !~ /^Z/ && $3 != \"[bash]\" && !/ps -eo|awk/ { $1 = $2 = \"\"; print }' | grep -v 'bash -c ip -o\\|bash -c ps' || true";
 
 impl Machine {
     /// None, with the reason said, where this process may not make one.
