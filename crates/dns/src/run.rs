@@ -4,14 +4,14 @@ use std::{io, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use kube::Client;
 use skiff_client::life::{Ready, Stop};
-use tokio::{net::TcpListener, runtime::Handle, sync::mpsc, task::JoinSet};
+use tokio::{runtime::Handle, sync::mpsc, task::JoinSet};
 
 use crate::{
     acl::Allowed,
     follow::{self, PodScope},
     forward::{self, Forwarder, Stub, Upstreams},
     http,
-    server::{Lanes, Server},
+    server::{Lanes, Server, tcp},
     wire::Name,
     zone::{self, PodNames, Zone},
 };
@@ -92,12 +92,12 @@ impl Config {
 pub enum Error {
     #[error("the cluster domain {0:?} is not a DNS name")]
     Domain(String),
-    #[error("listen for DNS on {address}: {source}")]
-    Bind { address: SocketAddr, source: io::Error },
+    #[error("listen for DNS on {address}: {error}")]
+    Bind { address: SocketAddr, error: io::Error },
     #[error("a DNS socket failed: {0}")]
     Socket(io::Error),
-    #[error("serve health and metrics on {address}: {source}")]
-    Probes { address: SocketAddr, source: io::Error },
+    #[error("serve health and metrics on {address}: {error}")]
+    Probes { address: SocketAddr, error: io::Error },
 }
 
 /// Serves until `stop`. Ready as soon as the first lists of Services, slices and namespaces have arrived.
@@ -111,10 +111,10 @@ pub async fn run(config: Config, client: Client, ready: Ready, stop: Stop) -> Re
     let (failed, mut failures) = mpsc::unbounded_channel();
     let mut lanes = vec![];
     for address in &config.bind {
-        let bad = |source| Error::Bind { address: *address, source };
+        let bad = |error| Error::Bind { address: *address, error };
         let udp = Lanes::open(&server, *address, config.lanes.max(1), &Handle::current(), failed.clone());
         let udp = udp.map_err(bad)?;
-        let tcp = TcpListener::bind(udp.address()).await.map_err(bad)?;
+        let tcp = tcp::listen(udp.address()).map_err(bad)?;
         lanes.push(udp);
         let server = server.clone();
         tasks.spawn(async move { server.serve_tcp(tcp).await.map_err(Error::Socket) });
@@ -122,7 +122,7 @@ pub async fn run(config: Config, client: Client, ready: Ready, stop: Stop) -> Re
     let mut probes = vec![];
     for address in config.probes.0.iter().copied() {
         let served = http::serve(address, server.clone()).await;
-        probes.push(served.map_err(|source| Error::Probes { address, source })?);
+        probes.push(served.map_err(|error| Error::Probes { address, error })?);
     }
     tokio::select! {
         () = stop.cancelled() => Ok(()),

@@ -214,10 +214,18 @@ fn plain(patch: &Value) -> Value {
         Value::Object(fields) if fields.get(DIRECTIVE).is_some_and(|d| d == "delete") => Value::Object(Object::new()),
         Value::Object(fields) => Value::Object(plain_object(fields)),
         Value::Array(items) => {
-            let kept = items.iter().filter(|item| item.get(DIRECTIVE).is_none_or(|d| d != "delete"));
-            Value::Array(kept.map(plain).collect())
+            Value::Array(items.iter().filter(|item| !is_directive_element(item)).map(plain).collect())
         }
         other => other.clone(),
+    }
+}
+
+/// An element of a list that only says what becomes of others, or of the whole list.
+fn is_directive_element(item: &Value) -> bool {
+    match item.get(DIRECTIVE).and_then(Value::as_str) {
+        Some("delete") => true,
+        Some("replace") => item.as_object().is_some_and(|fields| fields.len() == 1),
+        _ => false,
     }
 }
 

@@ -3,7 +3,7 @@
 
 mod pending;
 mod steer;
-mod tcp;
+pub(crate) mod tcp;
 mod udp;
 
 use std::{

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, tcp::OwnedWriteHalf},
@@ -27,6 +28,8 @@ const EACH: usize = 64;
 const SILENCE: Duration = Duration::from_secs(10);
 /// The same while half of the connections are taken: silent clients make room for others.
 const HURRY: Duration = Duration::from_secs(1);
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 1024;
 /// After a connection could not be accepted.
 const PAUSE: Duration = Duration::from_millis(10);
 /// How many questions of one connection may wait for others.
@@ -34,6 +37,20 @@ const WAITING: usize = 64;
 
 /// How many connections each client has.
 type Clients = Arc<std::sync::Mutex<std::collections::HashMap<IpAddr, usize>>>;
+
+/// Of one family alone, so that both can have the same port.
+pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // What is left of a former server's connections does not count.
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
 
 impl Server {
     pub async fn serve_tcp(self: Arc<Self>, listener: TcpListener) -> io::Result<()> {
@@ -150,5 +167,22 @@ impl Drop for Seat {
                 counts.remove(&self.1);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn both_families_have_the_same_port() {
+        if std::net::UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_err() {
+            return skiff_testkit::tools::skip("this test needs IPv6 on the loopback");
+        }
+        let four = listen((Ipv4Addr::UNSPECIFIED, 0).into()).unwrap();
+        let port = four.local_addr().unwrap().port();
+        listen((Ipv6Addr::UNSPECIFIED, port).into()).expect("the other family's port is free");
     }
 }

@@ -5,13 +5,13 @@ use std::{fmt, time::Duration};
 use futures::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{Node, NodeStatus};
 use kube::{
     Api,
     api::{Patch, PatchParams, PostParams},
     runtime::{WatchStreamExt, watcher},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use skiff_client::life::Stop;
 use tracing::warn;
 
@@ -86,8 +86,17 @@ async fn announce(api: &Api<Node>, facts: &Facts) -> kube::Result<()> {
 pub(super) async fn report(api: &Api<Node>, facts: &Facts) -> kube::Result<()> {
     let before = api.get(&facts.name).await?.status.unwrap_or_default();
     let status = object::status(facts, before.conditions.as_deref().unwrap_or_default(), Timestamp::now());
-    let patch = Patch::Strategic(json!({"status": status}));
-    api.patch_status(&facts.name, &PatchParams::default(), &patch).await.map(drop)
+    api.patch_status(&facts.name, &PatchParams::default(), &Patch::Strategic(status_patch(&status))).await.map(drop)
+}
+
+/// The addresses replace what is there: lists of them merge by type, and a node of two families has two of one type
+/// (kubelet does the same, kubernetes/kubernetes#69252).
+fn status_patch(status: &NodeStatus) -> Value {
+    let mut patch = json!({"status": status});
+    if let Some(addresses) = patch["status"]["addresses"].as_array_mut() {
+        addresses.push(json!({"$patch": "replace"}));
+    }
+    patch
 }
 
 async fn ranges(api: &Api<Node>, facts: &Facts) -> Option<Ranges> {
@@ -100,7 +109,25 @@ async fn ranges(api: &Api<Node>, facts: &Facts) -> Option<Ranges> {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::NodeAddress;
+    use skiff_api::{merge_keys::root, patch::strategic_as};
+
     use super::*;
+
+    #[test]
+    fn both_families_addresses_survive_the_next_report() {
+        let address = |ip: &str| NodeAddress { address: ip.into(), type_: "InternalIP".into() };
+        let report = |node: &Value, ips: &[&str]| {
+            let addresses = Some(ips.iter().map(|ip| address(ip)).collect());
+            let patch = status_patch(&NodeStatus { addresses, ..NodeStatus::default() });
+            strategic_as(root("", "Node"), node, &patch).unwrap()
+        };
+        let first = report(&json!({}), &["10.0.0.1", "fd01::1"]);
+        let addresses = json!([address("10.0.0.1"), address("fd01::1")]);
+        assert_eq!(first["status"]["addresses"], addresses);
+        assert_eq!(report(&first, &["10.0.0.1", "fd01::1"])["status"]["addresses"], addresses);
+        assert_eq!(report(&first, &["10.0.0.2"])["status"]["addresses"], json!([address("10.0.0.2")]));
+    }
 
     #[test]
     fn ranges_of_the_nodes_families() {

@@ -42,12 +42,7 @@ impl Samples {
     }
 
     fn make() -> Result<Samples, String> {
-        let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("samples-{}.tar", PACKAGES.len()));
-        if !kept.exists() {
-            keep(&kept)?;
-        }
-        let base = Layer::of(fs::read(&kept).map_err(|e| format!("{}: {e}", kept.display()))?);
-        Ok(Samples { base, apps: applications()? })
+        Ok(Samples { base: packages("samples", &PACKAGES)?, apps: applications()? })
     }
 
     pub(crate) fn image<'a>(&'a self, name: &'a str, program: &'a str) -> Recipe<'a> {
@@ -93,12 +88,21 @@ impl Samples {
     }
 }
 
-/// Makes the base layer; it appears under its name only when it is whole.
-fn keep(path: &Path) -> Result<(), String> {
+/// A root file system of Debian packages, made once and kept with the build.
+pub(crate) fn packages(name: &str, packages: &[&str]) -> Result<Layer, String> {
+    let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}.tar", packages.len()));
+    if !kept.exists() {
+        keep(&kept, packages)?;
+    }
+    Ok(Layer::of(fs::read(&kept).map_err(|e| format!("{}: {e}", kept.display()))?))
+}
+
+/// Makes the layer; it appears under its name only when it is whole.
+fn keep(path: &Path, packages: &[&str]) -> Result<(), String> {
     let said = |e: std::io::Error| format!("{}: {e}", path.display());
     let dir = tempfile::tempdir_in(path.parent().expect("a directory")).map_err(said)?;
     let root = dir.path().join("root");
-    debian::unpack(&PACKAGES, &dir.path().join("packages"), &root)?;
+    debian::unpack(packages, &dir.path().join("packages"), &root)?;
     for unneeded in ["usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info"] {
         // What is not there need not be removed.
         let _ = fs::remove_dir_all(root.join(unneeded));

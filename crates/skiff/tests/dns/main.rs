@@ -2,6 +2,8 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod manifest;
+mod pods;
 
 use std::{
     io::{Read, Write},
@@ -13,7 +15,7 @@ use std::{
 use common::{Cluster, Kubectl};
 use skiff_testkit::tools;
 
-/// A resolver on the host's loopback that has one address for every name.
+/// A resolver on the host's loopback that has one IPv4 address for every name, and nothing else.
 fn resolver() -> SocketAddr {
     let socket = UdpSocket::bind("127.0.0.1:0").expect("a free port");
     let at = socket.local_addr().expect("it is bound");
@@ -23,8 +25,11 @@ fn resolver() -> SocketAddr {
             let mut answer = buffer[..length].to_vec();
             let question_end = 12 + answer[12..].iter().position(|b| *b == 0).expect("a name's end") + 5;
             answer.truncate(question_end);
-            answer[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, 1, 0, 0, 0, 0]);
-            answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 99]);
+            let asks_for_a = answer[question_end - 4..question_end - 2] == [0, 1];
+            answer[2..12].copy_from_slice(&[0x81, 0x80, 0, 1, 0, u8::from(asks_for_a), 0, 0, 0, 0]);
+            if asks_for_a {
+                answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 99]);
+            }
             let _ = socket.send_to(&answer, from);
         }
     });
