@@ -11,10 +11,11 @@ use rustls_pki_types::CertificateDer;
 use serde_json::Value;
 use skiff_api::identity::Identity;
 use skiff_api::resources::{self, Resource};
+use skiff_api::selector::Fields;
 use skiff_api::status::Status;
 
 use crate::authn::{self, Authenticator, Bound, Tokens, impersonation};
-use crate::authz::{Attributes, Authorizer, Decision, Kind};
+use crate::authz::{Attributes, Authorizer, Decision, Kind, node_name};
 use crate::call::Call;
 use crate::storage::Storage;
 use crate::{Config, Error, Result, object};
@@ -42,6 +43,11 @@ impl Access {
                 storage.all(resource, None).await.map_err(|status| Error::Bootstrap { what: plural.into(), status })?;
             all.iter().for_each(|o| access.learn(resource, &o.value));
         }
+        if let Some(pods) = resources::find("", "v1", "pods") {
+            let all = storage.all(pods, None).await;
+            let (all, _) = all.map_err(|status| Error::Bootstrap { what: "pods".into(), status })?;
+            all.iter().for_each(|o| access.learn(pods, &o.value));
+        }
         Ok(access)
     }
 
@@ -65,16 +71,22 @@ impl Access {
         self.aggregates.store(true, Ordering::Release);
     }
 
-    /// A role or binding was written.
+    /// A role, a binding or a pod was written.
     pub(crate) fn learn(&self, resource: &Resource, value: &Value) {
+        if resource.id() == ("", "pods") {
+            return self.authorizer.put_pod(value);
+        }
         let Some(kind) = rbac_kind(resource) else { return };
         if let Err(e) = self.authorizer.put(kind, value) {
             tracing::warn!(name = object::name(value), "{e}");
         }
     }
 
-    /// A role or binding is gone.
+    /// A role, a binding or a pod is gone.
     pub(crate) fn forget(&self, resource: &Resource, value: &Value) {
+        if resource.id() == ("", "pods") {
+            return self.authorizer.remove_pod(object::namespace(value), object::name(value));
+        }
         if let Some(kind) = rbac_kind(resource) {
             self.authorizer.remove(kind, object::namespace(value), object::name(value));
         }
@@ -102,15 +114,32 @@ impl Access {
         Ok(identity)
     }
 
-    pub(crate) fn authorize(&self, call: &Call) -> Result<()> {
+    /// A node may have heard of its new pod a moment before the index of pods has: then the store is asked.
+    pub(crate) async fn authorize(&self, call: &Call) -> Result<()> {
+        let refused = match self.decide(call) {
+            Ok(()) => return Ok(()),
+            Err(refused) => refused,
+        };
+        let (Some(_), Some(namespace)) = (node_name(&call.identity), call.namespace()) else { return Err(refused) };
+        let Some(pods) = resources::find("", "v1", "pods") else { return Err(refused) };
+        let (all, _) = call.storage().all(pods, Some(namespace)).await?;
+        all.iter().for_each(|pod| self.learn(pods, &pod.value));
+        self.decide(call)
+    }
+
+    fn decide(&self, call: &Call) -> Result<()> {
         let resource = call.resource();
         // A namespace is in itself, as far as rights go.
         let own = (resource.id() == ("", "namespaces")).then_some(call.target.name.as_deref()).flatten();
+        // A collection of one name, or of one node's pods. A selector that cannot be read is refused later, in better words.
+        let fields = Fields::parse(call.query.get("fieldSelector").unwrap_or_default()).unwrap_or_default();
+        let named = call.target.name.as_deref().or_else(|| fields.exact("metadata.name"));
         self.demand(&Attributes {
             group: resource.group,
             resource: resource.plural,
             subresource: call.subresource().unwrap_or_default(),
-            name: call.target.name.as_deref().unwrap_or_default(),
+            name: named.unwrap_or_default(),
+            on_node: fields.exact("spec.nodeName").unwrap_or_default(),
             namespace: call.namespace().or(own).unwrap_or_default(),
             ..Attributes::of(&call.identity, call.verb.as_str())
         })

@@ -1,8 +1,10 @@
 //! Who may do what: role based access control, decided over the roles and bindings in memory.
 //!
 //! [`Policy`] is a value and decides; [`Authorizer`] holds the current one and is told of every change to a role or a
-//! binding before the change is answered, so that a right given is a right that works.
+//! binding before the change is answered, so that a right given is a right that works. What a node may read follows from
+//! its pods ([`Nodes`]).
 
+mod node;
 mod policy;
 mod rule;
 #[cfg(test)]
@@ -14,7 +16,11 @@ use k8s_openapi::api::rbac::v1::PolicyRule;
 use serde_json::Value;
 use skiff_api::identity::Identity;
 
+pub use node::{Nodes, node_name};
 pub use policy::{Error, Kind, Policy};
+
+/// The role whose rules hold for nodes, as far as their pods need what they ask for. Nobody is bound to it.
+const NODE_ROLE: &str = "system:node";
 
 /// What a request wants to do. Text that does not apply is empty.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +35,8 @@ pub struct Attributes<'a> {
     pub subresource: &'a str,
     pub name: &'a str,
     pub namespace: &'a str,
+    /// Of a list or watch: the node whose pods alone it asks for.
+    pub on_node: &'a str,
     /// Set for requests that are for no resource, such as `/healthz`.
     pub path: Option<&'a str>,
 }
@@ -36,7 +44,17 @@ pub struct Attributes<'a> {
 impl<'a> Attributes<'a> {
     /// A wish for nothing, to be filled in.
     pub fn of(user: &'a Identity, verb: &'a str) -> Self {
-        Attributes { user, verb, group: "", resource: "", subresource: "", name: "", namespace: "", path: None }
+        Attributes {
+            user,
+            verb,
+            group: "",
+            resource: "",
+            subresource: "",
+            name: "",
+            namespace: "",
+            on_node: "",
+            path: None,
+        }
     }
 }
 
@@ -57,15 +75,38 @@ impl Decision {
 #[derive(Default)]
 pub struct Authorizer {
     policy: RwLock<Policy>,
+    nodes: RwLock<Nodes>,
 }
 
 impl Authorizer {
     pub fn new(policy: Policy) -> Self {
-        Authorizer { policy: RwLock::new(policy) }
+        Authorizer { policy: RwLock::new(policy), nodes: RwLock::default() }
     }
 
     pub fn authorize(&self, attributes: &Attributes<'_>) -> Decision {
-        self.read(|policy| policy.decide(attributes))
+        let node = node_name(attributes.user);
+        let refused = node.and_then(|node| self.nodes(|nodes| nodes.refuses(node, attributes)));
+        self.read(|policy| match policy.decide(attributes) {
+            Decision::Deny { .. } if node.is_some() && refused.is_none() && policy.allows(NODE_ROLE, attributes) => {
+                Decision::Allow { reason: String::new() }
+            }
+            Decision::Deny { reason } if reason.is_empty() => Decision::Deny { reason: refused.unwrap_or_default() },
+            decided => decided,
+        })
+    }
+
+    /// Tells of a pod that was written (or is there at the start).
+    pub fn put_pod(&self, pod: &Value) {
+        self.nodes.write().unwrap_or_else(PoisonError::into_inner).put(pod);
+    }
+
+    /// Tells of a pod that is gone.
+    pub fn remove_pod(&self, namespace: &str, name: &str) {
+        self.nodes.write().unwrap_or_else(PoisonError::into_inner).remove(namespace, name);
+    }
+
+    pub fn nodes<T>(&self, look: impl FnOnce(&Nodes) -> T) -> T {
+        look(&self.nodes.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Tells of a role or binding that was written (or is there at the start).

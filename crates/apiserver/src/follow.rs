@@ -1,5 +1,5 @@
-//! Several servers on one store: what this one holds in memory of the objects (rights, service ranges, addresses and
-//! ports) follows what the others write. Alone on a store, a server knows all of it from its own writes.
+//! Several servers on one store: what this one holds in memory of the objects (rights, service ranges, addresses, ports,
+//! what nodes' pods use) follows what the others write. Alone on a store, a server knows all of it from its own writes.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Weak};
@@ -23,7 +23,7 @@ use crate::{Result, Server};
 const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(200);
 
-const FOLLOWED: [(&str, &str); 7] = [
+const FOLLOWED: [(&str, &str); 8] = [
     (RBAC, "roles"),
     (RBAC, "clusterroles"),
     (RBAC, "rolebindings"),
@@ -31,6 +31,7 @@ const FOLLOWED: [(&str, &str); 7] = [
     (services::GROUP, "servicecidrs"),
     (services::GROUP, "ipaddresses"),
     ("", "services"),
+    ("", "pods"),
 ];
 
 /// How far this server has followed.

@@ -172,7 +172,7 @@ impl Server {
 }
 
 async fn answer(server: &Server, call: &Call, body: Body) -> Result<Response<Body>> {
-    server.access.authorize(call)?;
+    server.access.authorize(call).await?;
     let endless = call.verb == Verb::Watch || call.connects();
     let run = run(call, body);
     let reply = match endless {

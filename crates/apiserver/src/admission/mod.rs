@@ -2,6 +2,7 @@
 
 mod limits;
 mod namespace;
+pub(crate) mod node;
 mod pod;
 mod priority;
 mod rbac;
@@ -15,6 +16,7 @@ use crate::call::Call;
 pub(crate) async fn create(call: &Call, value: &mut Value) -> Result<()> {
     namespace::create(call, value).await?;
     rbac::no_more_than_own(call, value)?;
+    node::create(call, value)?;
     if call.resource().id() == ("", "pods") {
         service_account::admit(call, value).await?;
         priority::admit(call, value).await?;
@@ -23,7 +25,8 @@ pub(crate) async fn create(call: &Call, value: &mut Value) -> Result<()> {
     limits::admit(call, value).await
 }
 
-pub(crate) fn update(call: &Call, next: &mut Value, subresource: Option<&str>) -> Result<()> {
+pub(crate) fn update(call: &Call, old: &Value, next: &mut Value, subresource: Option<&str>) -> Result<()> {
+    node::update(call, old, next, subresource)?;
     if next["kind"] == "Namespace" && subresource.is_none() {
         namespace::label(next);
     }
@@ -35,5 +38,6 @@ pub(crate) fn update(call: &Call, next: &mut Value, subresource: Option<&str>) -
 }
 
 pub(crate) async fn delete(call: &Call, value: &Value) -> Result<()> {
+    node::delete(call, value)?;
     namespace::delete(call, value)
 }

@@ -164,6 +164,12 @@ impl Policy {
         Decision::Deny { reason: missing.join(", ") }
     }
 
+    /// Whether a ClusterRole's rules allow it, whoever has them.
+    pub fn allows(&self, cluster_role: &str, wish: &Attributes<'_>) -> bool {
+        let rights = self.cluster_roles.get(cluster_role);
+        rights.is_some_and(|rights| self.effective(rights).iter().any(|rule| rule::allows(rule, wish)))
+    }
+
     /// The bindings that concern the user: the cluster's and, unless `namespace` is empty, the namespace's.
     fn bindings_of<'a>(&'a self, user: &Identity, namespace: &'a str) -> impl Iterator<Item = (&'a Id, &'a Binding)> {
         let groups = user.groups.iter().map(|group| Who::Group(group.clone()));

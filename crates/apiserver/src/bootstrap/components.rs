@@ -60,7 +60,7 @@ pub(super) const CLUSTER_ROLES: &[ClusterRole] = &[
         ],
         subjects: &[],
     },
-    // The reference decides by the graph of what a node's pods use; here every node may read what any pod uses.
+    // Nobody is bound to it: these rules hold for nodes as far as their pods need them (`authz/node.rs`).
     ClusterRole {
         name: "system:node",
         rules: &[
@@ -83,7 +83,7 @@ pub(super) const CLUSTER_ROLES: &[ClusterRole] = &[
             ("storage.k8s.io", "volumeattachments", "get"),
             EVENTS,
         ],
-        subjects: &[Group("system:nodes")],
+        subjects: &[],
     },
     ClusterRole {
         name: "system:node-proxier",
@@ -104,8 +104,17 @@ pub(super) const CLUSTER_ROLES: &[ClusterRole] = &[
             ("core", "nodes", READ),
             ("discovery.k8s.io", "endpointslices", FOLLOW),
         ],
-        // The same goes for an agent's DNS server.
-        subjects: &[Account("kube-dns"), User("system:kube-dns"), Group("system:nodes")],
+        subjects: &[Account("kube-dns"), User("system:kube-dns")],
+    },
+    // An agent's DNS server has no identity but its node's either; of pods it sees its node's.
+    ClusterRole {
+        name: "skiff:node-dns",
+        rules: &[
+            ("core", "endpoints namespaces services", FOLLOW),
+            ("core", "nodes", READ),
+            ("discovery.k8s.io", "endpointslices", FOLLOW),
+        ],
+        subjects: &[Group("system:nodes")],
     },
     ClusterRole {
         name: MANAGER,

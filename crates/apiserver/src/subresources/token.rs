@@ -7,6 +7,7 @@ use skiff_api::status::Status;
 
 use super::read_body;
 use crate::Result;
+use crate::admission::node;
 use crate::authn::Claims;
 use crate::authn::token::{Kubernetes, Object};
 use crate::call::Call;
@@ -17,6 +18,7 @@ const HOUR: i64 = 3600;
 
 pub(super) async fn run(call: &Call, body: &[u8]) -> Result<Reply> {
     let mut request = read_body(call, "authentication.k8s.io/v1", "TokenRequest", body)?;
+    node::token(call, &request)?;
     let account = call.storage().get(call.resource(), call.namespace(), call.name()?).await?;
     let seconds = request.pointer("/spec/expirationSeconds").and_then(Value::as_i64).unwrap_or(HOUR);
     if !(600..=1 << 32).contains(&seconds) {

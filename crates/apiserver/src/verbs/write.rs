@@ -243,7 +243,7 @@ async fn settle(call: &Call, how: &How<'_>, old: &Value, mut next: Value) -> Res
     if how.track {
         apply::track_update(resource, Some(old), &mut next, &call.manager(), how.subresource, call.now);
     }
-    admission::update(call, &mut next, how.subresource)?;
+    admission::update(call, old, &mut next, how.subresource)?;
     refuse(call, object::name(old), validate::update_through(resource, &next, old, how.subresource))?;
     if how.subresource.is_none() {
         call.warn(warnings::of(resource, &next, Some(old)));

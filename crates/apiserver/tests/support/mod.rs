@@ -15,6 +15,7 @@ use skiff_store::memory::Memory;
 
 pub(crate) struct Api {
     pub(crate) server: Arc<Server>,
+    who: Identity,
 }
 
 impl Api {
@@ -29,14 +30,19 @@ impl Api {
         let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
         let mut config = Config::new("test", "192.0.2.1:6443".parse().unwrap(), &key);
         config.service_cidrs = ranges.iter().map(|r| r.parse().unwrap()).collect();
-        Api { server: Server::new(config, store).await.unwrap() }
+        Api { server: Server::new(config, store).await.unwrap(), who: Identity::admin() }
     }
 
     /// One of several servers on a store, reached at this address.
     pub(crate) async fn one_of(store: &Arc<dyn Store>, advertise: &str) -> Api {
         let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
         let config = Config { shared: true, ..Config::new("test", advertise.parse().unwrap(), &key) };
-        Api { server: Server::new(config, store.clone()).await.unwrap() }
+        Api { server: Server::new(config, store.clone()).await.unwrap(), who: Identity::admin() }
+    }
+
+    /// The same server, asked by somebody else.
+    pub(crate) fn by(&self, who: Identity) -> Api {
+        Api { server: self.server.clone(), who }
     }
 
     /// Asks until the answer is as wished: for what the server does on its own account.
@@ -61,7 +67,7 @@ impl Api {
         body: impl Into<Bytes>,
     ) -> http::Response<Body> {
         let mut request = Request::builder().method(method).uri(path).header("content-type", media);
-        request.extensions_mut().unwrap().insert(Identity::admin());
+        request.extensions_mut().unwrap().insert(self.who.clone());
         self.server.handle(request.body(Full::new(body.into())).unwrap()).await
     }
 
