@@ -9,6 +9,8 @@ use futures::future::BoxFuture;
 use ipnet::IpNet;
 use tokio::net::TcpStream;
 
+use crate::audit::Log;
+
 /// The reference's default, in seconds.
 const TOLERATION: i64 = 300;
 
@@ -42,6 +44,8 @@ pub struct Config {
     pub shared: bool,
     /// How this server speaks to nodes; None: it cannot (logs, exec and the like are refused with the reason).
     pub node_tls: Option<NodeTls>,
+    /// Where requests are written down, if at all.
+    pub audit: Option<Log>,
     /// For logs, exec and the like, and for the proxy subresources.
     pub dial: Dial,
 }
@@ -66,6 +70,7 @@ impl Config {
             service_account_key: service_account_key.into(),
             shared: false,
             node_tls: None,
+            audit: None,
             dial: dial_from_here(),
         }
     }

@@ -138,6 +138,7 @@ fn metrics(server: &Server, rev: Rev) -> String {
     page.line(format_args!("kubernetes_build_info{{git_version=\"v1.36.0+skiff\",major=\"1\",minor=\"36\"}} 1"));
     page.gauge("skiff_store_revision", "The newest revision of the store.", rev);
     server.metrics.write(&mut page);
+    server.fairness.write(&mut page);
     server.services.write_metrics(&mut page);
     crate::metrics::process(&mut page);
     page.text()

@@ -19,8 +19,10 @@ use tokio::time::{Duration, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::access::Access;
+use crate::audit::Record;
 use crate::call::{Call, Upgrade};
 use crate::encode::{self, Accept, Reply};
+use crate::fairness::Fairness;
 use crate::follow::{self, Followed};
 use crate::metrics::{self, Metrics};
 use crate::query::Query;
@@ -43,6 +45,7 @@ pub struct Server {
     pub(crate) services: Services,
     pub(crate) access: Access,
     pub(crate) metrics: Metrics,
+    pub(crate) fairness: Fairness,
     pub(crate) quotas: Quotas,
     pub(crate) followed: Followed,
     /// The servers on the same store.
@@ -77,6 +80,7 @@ impl Server {
             services,
             access,
             metrics: Metrics::default(),
+            fairness: Fairness::default(),
             quotas,
             followed,
             others: Servers::default(),
@@ -107,8 +111,9 @@ impl Server {
 
     async fn answer(self: Arc<Self>, parts: Parts, body: Body) -> Response<Body> {
         let what = format!("{} {}", parts.method, parts.uri.path());
-        let answered = AssertUnwindSafe(self.route(parts, body)).catch_unwind().await;
-        match answered {
+        let record = Record::begin(self.config.audit.as_ref(), &parts);
+        let answered = AssertUnwindSafe(self.clone().route(parts, body)).catch_unwind().await;
+        let mut response = match answered {
             Ok(Ok(response)) => response,
             Ok(Err(status)) => {
                 tracing::debug!(what, code = status.code(), "{status}");
@@ -118,7 +123,11 @@ impl Server {
                 tracing::error!(what, "the request made the server panic");
                 encode::error(&Status::internal("the server failed on this request; its log says more"))
             }
+        };
+        if let Some(record) = record {
+            record.end(&mut response).await;
         }
+        response
     }
 
     async fn route(self: Arc<Self>, mut parts: Parts, body: Body) -> Result<Response<Body>> {
@@ -172,7 +181,10 @@ impl Server {
 }
 
 async fn answer(server: &Server, call: &Call, body: Body) -> Result<Response<Body>> {
+    let seat = server.fairness.seat(call).await?;
     server.access.authorize(call).await?;
+    // How long a joined connection takes to begin is up to the pod.
+    let _seat = Some(seat).filter(|_| !call.connects());
     let endless = call.verb == Verb::Watch || call.connects();
     let run = run(call, body);
     let reply = match endless {

@@ -18,10 +18,17 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::audit::{Record, Source};
 use crate::{Body, BoxError, Server, encode, kubernetes};
 
-/// Connections at once.
-const CONNECTIONS: usize = 4096;
+/// Connections at once on one address: as many idle ones as clients may leave behind, and room for others; no more than
+/// three fifths of the files that the process may open.
+const CONNECTIONS: usize = 12_000;
+
+fn connections() -> usize {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    CONNECTIONS.min((files / 5 * 3) as usize)
+}
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// What requests in flight get to finish when the server stops.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -36,7 +43,7 @@ impl Server {
     ) {
         let acceptor = TlsAcceptor::from(tls);
         let keeper = tokio::spawn(kubernetes::keep(self.clone(), stop.clone()));
-        let slots = Arc::new(Semaphore::new(CONNECTIONS));
+        let slots = Arc::new(Semaphore::new(connections()));
         let connections = TaskTracker::new();
         loop {
             let accepted = tokio::select! {
@@ -86,10 +93,12 @@ async fn connection(
 ) -> Result<(), BoxError> {
     stream.set_nodelay(true)?;
     let stream = timeout(HANDSHAKE, acceptor.accept(stream)).await??;
+    let source = Source(stream.get_ref().0.peer_addr()?);
     let peer = stream.get_ref().1.peer_certificates().and_then(|c| c.first()).map(|c| c.clone().into_owned());
     let peer = Arc::new(peer);
-    let service = service_fn(move |request| {
+    let service = service_fn(move |mut request: Request<Incoming>| {
         let (server, peer) = (server.clone(), peer.clone());
+        request.extensions_mut().insert(source);
         server.authenticated(request, peer).map(Ok::<_, Infallible>).boxed()
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -117,7 +126,13 @@ impl Server {
                 parts.extensions.insert(identity);
                 self.handle(Request::from_parts(parts, body)).await
             }
-            Err(status) => encode::error(&status),
+            Err(status) => {
+                let mut response = encode::error(&status);
+                if let Some(record) = Record::begin(self.config.audit.as_ref(), &parts) {
+                    record.end(&mut response).await;
+                }
+                response
+            }
         }
     }
 }

@@ -154,6 +154,11 @@ pub(crate) struct Shape {
     /// of five (see docs/dns.md); kept until given anew [default: false]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) dns_end_search_walks: Option<bool>,
+    /// Write down who asks the API server for what: one audit.k8s.io/v1 Event at level Metadata a line, in this file (mode
+    /// 0600; at 100 MB it is kept as FILE.1 and begun anew); kept until given anew, `--audit-log-path=` ends it
+    /// [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) audit_log_path: Option<PathBuf>,
     /// Nodes and pods have IPv6 addresses too, and Services that ask for both families get both
     /// [default: true where the host has IPv6]
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]

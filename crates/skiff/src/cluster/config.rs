@@ -5,7 +5,7 @@ use std::{
     fs, io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     ops::RangeInclusive,
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -45,6 +45,9 @@ pub(crate) struct Config {
     pub(crate) ipv6: Option<Ipv6Net>,
     #[serde(default)]
     pub(crate) patience: Patience,
+    /// Where the API server writes down what it is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) audit_log: Option<PathBuf>,
     /// Where a control plane without nodes is reached from elsewhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) advertise: Option<Ipv4Addr>,
@@ -135,6 +138,7 @@ impl Config {
             lb_pool: default_lb_pool(),
             ipv6: None,
             patience: Patience::default(),
+            audit_log: None,
             advertise: None,
             etcd: None,
         }

@@ -3,6 +3,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
     process::ExitCode,
     sync::Arc,
     time::Duration,
@@ -11,7 +12,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
 use skiff_api::identity::Identity;
-use skiff_apiserver::{NodeTls, Server, pki::Pki};
+use skiff_apiserver::{NodeTls, Server, audit::Log, pki::Pki};
 use skiff_client::{
     in_process::Clients,
     life::{Ready, Stop, readiness},
@@ -40,9 +41,13 @@ use super::{
 };
 use crate::report::{Line, Sink, Story};
 
+/// The audit log is put aside when it has so many bytes.
+const AUDIT_LOG: u64 = 100 << 20;
+
 /// Runs until told to end.
 pub(crate) fn run(config: Config, paths: Paths, sink: Sink) -> Result<ExitCode> {
     start_log();
+    allow_many_files();
     let mut story = Story::new(sink);
     let Some(_lock) = lock::take(&paths.lock()).context("lock the cluster")? else {
         bail!("cluster {:?} is already running; `skiff status` shows it", config.name);
@@ -56,6 +61,15 @@ pub(crate) fn run(config: Config, paths: Paths, sink: Sink) -> Result<ExitCode> 
     }
     runtime.shutdown_timeout(Duration::from_secs(1));
     Ok(if ended.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// As many connections as the system lets us have; most shells begin with 1,024.
+fn allow_many_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(e) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!("the limit of open files stays at {:?}: {e}", limit.current);
+    }
 }
 
 pub(crate) fn start_log() {
@@ -180,6 +194,8 @@ pub(crate) fn server_names(config: &Config) -> Vec<String> {
 
 async fn api_server(config: &Config, paths: &Paths, pki: &Pki, places: &Places) -> Result<Arc<Server>> {
     let store = store::open(config, paths, pki.ca_pem()).await?;
+    let audit =
+        |path: &PathBuf| Log::open(path, AUDIT_LOG).with_context(|| format!("the audit log {}", path.display()));
     let api = skiff_apiserver::Config {
         service_cidrs: config.service_cidrs(),
         node_port_range: config.node_port_range(),
@@ -190,6 +206,7 @@ async fn api_server(config: &Config, paths: &Paths, pki: &Pki, places: &Places) 
         dial: places.dial(config.pod_cidrs()),
         node_tls: Some(NodeTls(Arc::new(pki.node_client_config()?))),
         shared: config.etcd.is_some(),
+        audit: config.audit_log.as_ref().map(audit).transpose()?,
         ..skiff_apiserver::Config::new(&config.name, config.advertised(), pki.service_account_key())
     };
     Ok(Server::new(api, store).await?)

@@ -12,6 +12,7 @@ use std::{
             process::CommandExt,
         },
     },
+    path::PathBuf,
     process::{Child, ChildStdout, Command, ExitCode, Stdio},
     sync::mpsc,
     time::{Duration, Instant},
@@ -135,6 +136,7 @@ pub(crate) fn decide(name: &str, paths: &Paths, shape: &Shape) -> Result<Config>
         }
         config.dns_end_walks = shape.dns_end_search_walks.unwrap_or(config.dns_end_walks);
         be_patient(&mut config, shape);
+        config.audit_log = audit_log(shape, config.audit_log)?;
         if let Some(pool) = &shape.lb_pool {
             config.lb_pool = pool.clone();
         }
@@ -154,6 +156,7 @@ pub(crate) fn decide(name: &str, paths: &Paths, shape: &Shape) -> Result<Config>
     // Servers elsewhere could not know a prefix that was drawn here.
     config.ipv6 = if config.nodes == 0 && shape.ipv6.is_none() { None } else { prefix6(shape)? };
     be_patient(&mut config, shape);
+    config.audit_log = audit_log(shape, None)?;
     config.advertise = shape.advertise_address;
     config.etcd = store::decide(name, None, &shape.store)?;
     config.check().map_err(anyhow::Error::msg)?;
@@ -180,6 +183,15 @@ fn prefix6(shape: &Shape) -> Result<Option<ipnet::Ipv6Net>> {
             report::show(&Line::Warning(format!("the cluster has no IPv6 addresses, as this machine has none: {why}")));
             Ok(None)
         }
+    }
+}
+
+/// Where it shall be from now on; the empty path: nowhere. The daemon has another directory of its own.
+fn audit_log(shape: &Shape, kept: Option<PathBuf>) -> Result<Option<PathBuf>> {
+    match &shape.audit_log_path {
+        None => Ok(kept),
+        Some(path) if path.as_os_str().is_empty() => Ok(None),
+        Some(path) => Ok(Some(std::path::absolute(path).with_context(|| format!("--audit-log-path {path:?}"))?)),
     }
 }
 
