@@ -19,6 +19,8 @@ use crate::metrics::Metrics;
 const OVERDUE: Duration = Duration::from_secs(120);
 /// At once, on each address.
 pub const CONNECTIONS: usize = 64;
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; charset=utf-8";
 
 /// What the loop tells and the servers answer from.
 #[derive(Debug, Default)]
@@ -47,8 +49,13 @@ impl Status {
         self.waiting_since.is_none_or(|since| since.elapsed() < OVERDUE)
     }
 
+    /// The rules are in force: what healthCheckNodePorts tell, whatever becomes of the node.
+    pub fn is_working(&self) -> bool {
+        self.is_alive() && self.synced_once
+    }
+
     pub fn is_healthy(&self) -> bool {
-        self.is_alive() && self.synced_once && !self.node_leaving
+        self.is_working() && !self.node_leaving
     }
 }
 
@@ -66,25 +73,50 @@ fn code(ok: bool) -> StatusCode {
     if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
 }
 
-/// /healthz and /livez, and what else kube-proxy offers on its metrics port.
-pub fn about_proxy(shared: &Shared, path: &str) -> Answer {
-    let mut status = shared.lock();
-    let (alive, healthy) = (status.is_alive(), status.is_healthy());
+fn not_found() -> Answer {
+    answer(StatusCode::NOT_FOUND, TEXT, "404 page not found\n".into())
+}
+
+/// Who may ask what: probes and balancers come from anywhere, everything else is for this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    Health,
+    Metrics,
+    /// One address for both.
+    Both,
+}
+
+pub fn about_proxy(shared: &Shared, door: Door, configuration: &str, path: &str) -> Answer {
+    match (door, path) {
+        (Door::Health | Door::Both, "/healthz" | "/livez") => about_health(&mut shared.lock(), path),
+        (Door::Metrics | Door::Both, _) => about_work(&mut shared.lock(), configuration, path),
+        (Door::Health, _) => not_found(),
+    }
+}
+
+fn about_health(status: &mut Status, path: &str) -> Answer {
+    if path == "/livez" {
+        let alive = status.is_alive();
+        status.metrics.livez[usize::from(!alive)] += 1;
+        return answer(code(alive), JSON, times(status, alive).to_string());
+    }
+    let healthy = status.is_healthy();
+    status.metrics.healthz[usize::from(!healthy)] += 1;
+    let mut body = times(status, healthy);
+    body["nodeEligible"] = (!status.node_leaving).into();
+    answer(code(healthy), JSON, body.to_string())
+}
+
+fn about_work(status: &mut Status, configuration: &str, path: &str) -> Answer {
     match path {
-        "/healthz" => {
-            status.metrics.healthz[usize::from(!healthy)] += 1;
-            answer(code(healthy), "application/json", times(&status))
-        }
-        "/livez" => {
-            status.metrics.livez[usize::from(!alive)] += 1;
-            answer(code(alive), "application/json", times(&status))
-        }
         "/metrics" => {
-            status.metrics.last_news = last_news(&status).map_or(0.0, |t| t.as_millisecond() as f64 / 1000.0);
+            status.metrics.last_news = last_news(status).map_or(0.0, |t| t.as_millisecond() as f64 / 1000.0);
             answer(StatusCode::OK, "text/plain; version=0.0.4", status.metrics.render())
         }
-        "/proxyMode" => answer(StatusCode::OK, "text/plain", "nftables".into()),
-        _ => answer(StatusCode::NOT_FOUND, "text/plain", "404 page not found\n".into()),
+        "/healthz" => answer(StatusCode::OK, TEXT, "ok".into()),
+        "/proxyMode" => answer(StatusCode::OK, TEXT, "nftables".into()),
+        "/configz" => answer(StatusCode::OK, JSON, configuration.into()),
+        _ => not_found(),
     }
 }
 
@@ -93,29 +125,27 @@ fn last_news(status: &Status) -> Option<jiff::Timestamp> {
     jiff::Timestamp::now().checked_sub(status.news_age()?).ok()
 }
 
-fn times(status: &Status) -> String {
+/// As long as all is well `lastUpdated` is now, as in kube-proxy: the rules are those of this moment.
+fn times(status: &Status, well: bool) -> serde_json::Value {
     let now = jiff::Timestamp::now();
-    let updated = status.last_updated.unwrap_or(now);
-    let body = serde_json::json!({
-        "lastUpdated": updated.to_string(), "currentTime": now.to_string(), "nodeEligible": !status.node_leaving,
+    let updated = status.last_updated.filter(|_| !well).unwrap_or(now);
+    serde_json::json!({
+        "lastUpdated": updated.to_string(), "currentTime": now.to_string(),
         "lastNews": last_news(status).map(|t| t.to_string()),
         "newsAgeSeconds": status.news_age().map(|age| age.as_secs()),
-    });
-    body.to_string()
+    })
 }
 
 /// On a healthCheckNodePort: has this node a ready endpoint of the Service?
 pub fn about_service(shared: &Shared, port: u16) -> Answer {
     let status = shared.lock();
-    let healthy = status.is_healthy();
-    let Some((service, local)) = status.local.get(&port) else {
-        return answer(StatusCode::NOT_FOUND, "text/plain", "404 page not found\n".into());
-    };
+    let healthy = status.is_working();
+    let Some((service, local)) = status.local.get(&port) else { return not_found() };
     let body = serde_json::json!({
         "service": {"namespace": &*service.namespace, "name": &*service.name},
         "localEndpoints": local, "serviceProxyHealthy": healthy,
     });
-    let mut response = answer(code(*local > 0 && healthy), "application/json", body.to_string());
+    let mut response = answer(code(*local > 0 && healthy), JSON, body.to_string());
     response.headers_mut().insert("x-load-balancing-endpoint-weight", (*local as u64).into());
     response
 }

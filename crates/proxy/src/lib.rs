@@ -19,3 +19,4 @@ pub const TABLE: &str = "skiff";
 
 pub use run::{Config, DetectLocal, Error, remove_tables, run};
 pub use surroundings::Surroundings;
+pub use surroundings::node_ips;

@@ -1,5 +1,5 @@
 //! What kube-proxy's dashboards read: the same names, labels, texts and buckets. Both families are synced by one
-//! transaction, so both values of `ip_family` carry the same figures.
+//! transaction, so what is told of syncs is the same for both values of `ip_family`.
 
 use skiff_metrics::{Histogram, Page, process};
 
@@ -45,8 +45,8 @@ pub struct Metrics {
     pub endpoint_pending: u64,
     pub sync_failures: u64,
     pub repairs: u64,
-    pub no_local_internal: i64,
-    pub no_local_external: i64,
+    /// Services whose clients find no local endpoint: by family, then by policy (internal, external).
+    pub no_local: [[i64; 2]; 2],
     pub healthz: [u64; 2],
     pub livez: [u64; 2],
 }
@@ -70,8 +70,7 @@ impl Default for Metrics {
             endpoint_pending: 0,
             sync_failures: 0,
             repairs: 0,
-            no_local_internal: 0,
-            no_local_external: 0,
+            no_local: [[0; 2]; 2],
             healthz: [0; 2],
             livez: [0; 2],
         }
@@ -152,8 +151,8 @@ impl Metrics {
     fn labelled(&self, page: &mut Page) {
         let name = "kubeproxy_sync_proxy_rules_no_local_endpoints_total";
         page.head(name, "gauge", "Number of services with a Local traffic policy and no endpoints");
-        for (policy, n) in [("internal", self.no_local_internal), ("external", self.no_local_external)] {
-            for ip_family in FAMILIES {
+        for (ip_family, counts) in FAMILIES.iter().zip(self.no_local) {
+            for (policy, n) in ["internal", "external"].iter().zip(counts) {
                 let labels = format!("{},traffic_policy=\"{policy}\"", family(ip_family));
                 page.value(name, &labels, n);
             }

@@ -33,7 +33,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use crate::{
     addresses::Addresses,
     conntrack::{self, Cleanup, Conntrack},
-    health::{CONNECTIONS, NodePortServers, Shared, about_proxy},
+    health::{CONNECTIONS, Door, NodePortServers, Shared, about_proxy},
     observe::Observed,
     ruleset::{Networks, NodeView, PortPlan, Route, Ruleset, is_served},
     surroundings::Surroundings,
@@ -66,6 +66,8 @@ pub struct Config {
     pub node_name: String,
     /// Addresses on which NodePorts are served.
     pub node_ips: Vec<IpAddr>,
+    /// Those of the Node object count, once it has been seen and has some.
+    pub follow_node: bool,
     /// Where pods are: clients from here keep their address. Empty: every client is taken for a pod.
     pub cluster_cidrs: Vec<IpNet>,
     pub detect_local: DetectLocal,
@@ -85,7 +87,7 @@ pub struct Config {
     pub table: String,
     /// Where /healthz and /livez are served.
     pub healthz: Option<SocketAddr>,
-    /// Where /metrics and /proxyMode are served.
+    /// Where /metrics, /proxyMode and /configz are served: for this machine only, unless told otherwise.
     pub metrics: Option<SocketAddr>,
     /// Agents that ask whether a pod may end.
     pub farewells: Farewells,
@@ -137,13 +139,38 @@ pub fn remove_tables(table: &str) -> Result<(), skiff_nft::Error> {
 
 async fn listen(config: &Config, shared: &Shared) -> Result<Vec<Server>, Error> {
     let mut servers = vec![];
+    let configuration = configz(config);
     let wanted: BTreeSet<SocketAddr> = config.healthz.into_iter().chain(config.metrics).collect();
     for at in wanted {
-        let shared = shared.clone();
-        let server = serve(at, CONNECTIONS, move |path| about_proxy(&shared, path)).await;
+        let door = match (config.healthz == Some(at), config.metrics == Some(at)) {
+            (true, true) => Door::Both,
+            (true, false) => Door::Health,
+            (false, _) => Door::Metrics,
+        };
+        let (shared, configuration) = (shared.clone(), configuration.clone());
+        let server = serve(at, CONNECTIONS, move |path| about_proxy(&shared, door, &configuration, path)).await;
         servers.push(server.map_err(|e| Error::Listen(at, e))?);
     }
     Ok(servers)
+}
+
+/// The configuration in the words of kube-proxy's own (`kubeproxy.config.k8s.io/v1alpha1`).
+fn configz(config: &Config) -> String {
+    let words = |nets: &[IpNet]| nets.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let at = |address: Option<SocketAddr>| address.map(|a| a.to_string()).unwrap_or_default();
+    let mode = match config.detect_local {
+        DetectLocal::ClusterCidr => "ClusterCIDR",
+        DetectLocal::NodeCidr => "NodeCIDR",
+    };
+    let body = serde_json::json!({"kubeproxy.config.k8s.io": {
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1", "kind": "KubeProxyConfiguration", "mode": "nftables",
+        "hostnameOverride": config.node_name, "clusterCIDR": words(&config.cluster_cidrs).join(","),
+        "detectLocalMode": mode, "nodePortAddresses": words(&config.node_port_addresses),
+        "healthzBindAddress": at(config.healthz), "metricsBindAddress": at(config.metrics),
+        "nftables": {"masqueradeAll": config.masquerade_all},
+        "conntrack": {"tcpBeLiberal": config.tcp_be_liberal},
+    }});
+    body.to_string()
 }
 
 struct Watches {
@@ -307,6 +334,8 @@ impl<K: Kernel> Proxy<K> {
                 status.waiting_since = Some(Instant::now());
                 status.metrics.last_queued = unix_now();
             }
+            status.metrics.service_pending = self.observed.service_changes as u64;
+            status.metrics.endpoint_pending = self.observed.endpoint_changes as u64;
         }
         waits && self.retry_at.is_none()
     }
@@ -367,10 +396,17 @@ impl<K: Kernel> Proxy<K> {
         let dirty = std::mem::take(&mut self.observed.dirty);
         let before: Vec<Vec<PortPlan>> = dirty.iter().map(|k| self.syncer.rules().plan(k).to_vec()).collect();
         let result = match self.new_surroundings() {
-            Some((node, networks)) => self.syncer.sync_node(node, networks, &self.observed.snapshot),
-            None => self.syncer.sync(&dirty, &self.observed.snapshot),
+            Some((node, networks)) => {
+                let result = self.syncer.sync_node(node, networks, &self.observed.snapshot);
+                self.recount_without_local();
+                result
+            }
+            None => {
+                let result = self.syncer.sync(&dirty, &self.observed.snapshot);
+                self.count_without_local(&dirty, &before);
+                result
+            }
         };
-        self.count_without_local(&dirty, &before);
         self.update_health(&dirty).await;
         match result {
             Err(e) => self.failed(&e),
@@ -426,6 +462,7 @@ impl<K: Kernel> Proxy<K> {
             m.sync_partial.observe(took)
         }
         m.last_sync = unix_now();
+        (m.service_pending, m.endpoint_pending) = (0, 0);
         m.service_changes += std::mem::take(&mut observed.service_changes) as u64;
         m.endpoint_changes += std::mem::take(&mut observed.endpoint_changes) as u64;
         for trigger in observed.triggers.drain(..) {
@@ -438,10 +475,18 @@ impl<K: Kernel> Proxy<K> {
     fn count_without_local(&self, dirty: &BTreeSet<ServiceKey>, before: &[Vec<PortPlan>]) {
         let mut status = self.shared.lock();
         for (key, before) in dirty.iter().zip(before) {
-            let (was, is) = (without_local(before), without_local(self.syncer.rules().plan(key)));
-            status.metrics.no_local_internal += i64::from(is.0) - i64::from(was.0);
-            status.metrics.no_local_external += i64::from(is.1) - i64::from(was.1);
+            count(&mut status.metrics.no_local, -1, before);
+            count(&mut status.metrics.no_local, 1, self.syncer.rules().plan(key));
         }
+    }
+
+    /// Where other addresses make other frontends.
+    fn recount_without_local(&self) {
+        let mut counts = [[0; 2]; 2];
+        for (key, _) in self.observed.snapshot.iter() {
+            count(&mut counts, 1, self.syncer.rules().plan(key));
+        }
+        self.shared.lock().metrics.no_local = counts;
     }
 
     async fn update_health(&mut self, dirty: &BTreeSet<ServiceKey>) {
@@ -486,18 +531,25 @@ fn unix_now() -> f64 {
     jiff::Timestamp::now().as_millisecond() as f64 / 1000.0
 }
 
-/// Whether clients are dropped for want of a local endpoint: inside, outside.
-fn without_local(plans: &[PortPlan]) -> (bool, bool) {
-    let frontends = || plans.iter().flat_map(|p| &p.frontends);
-    let inside = frontends().any(|f| f.is_cluster_ip && f.inside == Route::Drop);
-    (inside, frontends().any(|f| !f.is_cluster_ip && f.outside == Route::Drop))
+/// Adds a Service to the counts of those whose clients are dropped for want of a local endpoint, or takes it away.
+fn count(counts: &mut [[i64; 2]; 2], step: i64, plans: &[PortPlan]) {
+    for (ipv6, counts) in [false, true].into_iter().zip(counts) {
+        let frontends = || plans.iter().filter(|p| p.ipv6 == ipv6).flat_map(|p| &p.frontends);
+        let inside = frontends().any(|f| f.is_cluster_ip && f.inside == Route::Drop);
+        let outside = frontends().any(|f| !f.is_cluster_ip && f.outside == Route::Drop);
+        counts[0] += step * i64::from(inside);
+        counts[1] += step * i64::from(outside);
+    }
 }
 
-/// healthCheckNodePort and the ready endpoints of this node, for Services that have such a port.
+/// healthCheckNodePort and the ready endpoints of this node (of any port), for Services that have such a port.
 fn health_of(observed: &Observed, key: &ServiceKey, from: &Viewpoint) -> Option<(u16, usize)> {
     let entry = observed.snapshot.get(key)?;
     let service = entry.service.as_deref().filter(|s| is_served(s) && s.external_policy == TrafficPolicy::Local)?;
     let port = service.health_check_node_port?;
-    let ready = |ipv6| service.ports.iter().map(|p| choose(entry, p, ipv6, from).local_ready).max().unwrap_or(0);
+    let ready = |ipv6| {
+        let ports = service.ports.iter();
+        ports.flat_map(|p| choose(entry, p, ipv6, from).local_ready).collect::<BTreeSet<IpAddr>>().len()
+    };
     Some((port, ready(false).max(ready(true))))
 }

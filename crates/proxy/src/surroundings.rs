@@ -20,6 +20,8 @@ const LEAVING_TAINT: &str = "ToBeDeletedByClusterAutoscaler";
 pub struct Surroundings {
     zone: Option<String>,
     pod_cidrs: Vec<IpNet>,
+    /// As the Node object says.
+    node_ips: Vec<IpAddr>,
     /// The node is being deleted, or is marked for it by the autoscaler.
     pub(crate) leaving: bool,
     /// None until the objects have been listed: then, and where there are none, the configuration counts.
@@ -36,6 +38,7 @@ impl Surroundings {
         let tainted = spec.and_then(|s| s.taints.as_ref()).is_some_and(|t| t.iter().any(|t| t.key == LEAVING_TAINT));
         self.leaving = tainted || node.metadata.deletion_timestamp.is_some();
         self.zone = node.metadata.labels.as_ref().and_then(|l| l.get(ZONE)).cloned();
+        self.node_ips = node_ips(node);
         let many = spec.and_then(|s| s.pod_cidrs.as_ref()).into_iter().flatten();
         let all: Vec<&String> = many.chain(spec.and_then(|s| s.pod_cidr.as_ref())).collect();
         self.pod_cidrs = all.into_iter().filter_map(|c| c.parse().ok()).collect();
@@ -85,12 +88,22 @@ impl Surroundings {
         let wanted = |ip: &IpAddr| nets.is_empty() || free(ip) || nets.iter().any(|n| n.contains(ip));
         let of_services = |ip: &IpAddr| refused.iter().any(|n| n.contains(ip));
         let asked = if nets.is_empty() { &[][..] } else { &self.addresses };
-        let all = config.node_ips.iter().chain(asked).copied();
+        let told = config.follow_node && !self.node_ips.is_empty();
+        let own = if told { &self.node_ips } else { &config.node_ips };
+        let all = own.iter().chain(asked).copied();
         let mut all: Vec<IpAddr> = all.filter(|ip| !ip.is_loopback() && wanted(ip) && !of_services(ip)).collect();
         all.sort();
         all.dedup();
         all
     }
+}
+
+/// The addresses that a Node object has inside the cluster; where it has none, those outside.
+pub fn node_ips(node: &Node) -> Vec<IpAddr> {
+    let all = || node.status.as_ref().and_then(|s| s.addresses.as_ref()).into_iter().flatten();
+    let of = |kind: &str| all().filter(|a| a.type_ == kind).filter_map(|a| a.address.parse().ok()).collect();
+    let inside: Vec<IpAddr> = of("InternalIP");
+    if inside.is_empty() { of("ExternalIP") } else { inside }
 }
 
 fn ranges(object: &ServiceCIDR) -> Vec<IpNet> {
@@ -161,6 +174,29 @@ mod tests {
             let config = Config { node_port_addresses: nets.clone(), ..config() };
             let got: Vec<String> = around.node_view(&config).addresses.iter().map(ToString::to_string).collect();
             assert_eq!(got.join(" "), *want, "{nets:?}");
+        }
+    }
+
+    #[test]
+    fn a_node_may_get_other_addresses() {
+        let mut around = Surroundings::default();
+        let follow = Config { follow_node: true, ..config() };
+        let shown = |around: &Surroundings, config: &Config| {
+            around.node_view(config).addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(shown(&around, &follow), "192.0.2.1 2001:db8::1", "not known yet");
+        for (addresses, want) in [
+            (
+                json!([{"type": "InternalIP", "address": "192.0.2.7"}, {"type": "Hostname", "address": "a"}]),
+                "192.0.2.7",
+            ),
+            (json!([{"type": "ExternalIP", "address": "203.0.113.7"}]), "203.0.113.7"),
+            (json!([]), "192.0.2.1 2001:db8::1"),
+        ] {
+            let node = json!({"metadata": {"name": "a"}, "status": {"addresses": addresses}});
+            around.node(&Event::Apply(from_value(node).unwrap()));
+            assert_eq!(shown(&around, &follow), want);
+            assert_eq!(shown(&around, &config()), "192.0.2.1 2001:db8::1", "told by the one who started it");
         }
     }
 

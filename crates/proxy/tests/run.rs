@@ -234,16 +234,102 @@ async fn story() {
     assert!(took < Duration::from_secs(1), "{took:?}");
     let health = get("192.0.2.1:32123", "/").await;
     assert!(health.starts_with("HTTP/1.1 503"), "{health}");
-    let metrics = get("127.0.0.1:10249", "/metrics").await;
-    assert!(
-        metrics.contains("no_local_endpoints_total{ip_family=\"IPv4\",traffic_policy=\"external\"} 1"),
-        "{metrics}"
-    );
+    without_local([1, 0]).await;
 
     api.tell(SERVICES, "DELETED", &service());
     until("the end of the Service", || table().is_some_and(|t| t.sets["services"].elements.is_empty())).await;
     running.end().await;
     assert!(table().is_some(), "the rules outlast the proxy");
+}
+
+/// The Services of each family that have no local endpoint for clients outside; the policy inside is Cluster.
+async fn without_local([v4, v6]: [u8; 2]) {
+    let metrics = get("127.0.0.1:10249", "/metrics").await;
+    for (family, outside) in [("IPv4", v4), ("IPv6", v6)] {
+        for (policy, count) in [("internal", 0), ("external", outside)] {
+            let line = format!(
+                "kubeproxy_sync_proxy_rules_no_local_endpoints_total{{ip_family=\"{family}\",traffic_policy=\"{policy}\"}} {count}"
+            );
+            assert!(metrics.lines().any(|l| l == line), "no {line:?}:\n{metrics}");
+        }
+    }
+}
+
+fn body(answer: &str) -> Value {
+    let text = answer.split("\r\n\r\n").nth(1).unwrap_or_default();
+    serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {answer}"))
+}
+
+/// What others ask of it, as kube-proxy answers it.
+#[test]
+fn probes_and_pages() {
+    in_a_node("probes_and_pages", async {
+        let api = api();
+        let running = Running::start(&api, config()).await;
+        let health = get("127.0.0.1:10256", "/healthz").await;
+        let told = body(&health);
+        assert!(
+            health.contains("content-type: application/json") && health.contains("x-content-type-options: nosniff")
+        );
+        assert_eq!((&told["nodeEligible"], &told["lastUpdated"]), (&json!(true), &told["currentTime"]), "{health}");
+        assert_eq!(body(&get("127.0.0.1:10256", "/livez").await).get("nodeEligible"), None);
+        for path in ["/metrics", "/proxyMode", "/configz", "/"] {
+            let answer = get("127.0.0.1:10256", path).await;
+            assert!(answer.starts_with("HTTP/1.1 404"), "{path} is for this machine only: {answer}");
+        }
+        assert_eq!(get("127.0.0.1:10249", "/healthz").await.lines().last(), Some("ok"));
+        let told = body(&get("127.0.0.1:10249", "/configz").await)["kubeproxy.config.k8s.io"].clone();
+        assert_eq!((&told["mode"], &told["clusterCIDR"]), (&json!("nftables"), &json!("10.244.0.0/16")));
+        assert_eq!(told["healthzBindAddress"], "127.0.0.1:10256");
+
+        let local = get("192.0.2.1:32123", "/any/path").await;
+        let want = json!({"service": {"namespace": "default", "name": "web"}, "localEndpoints": 1, "serviceProxyHealthy": true});
+        assert_eq!(body(&local), want);
+        for header in
+            ["content-type: application/json", "x-content-type-options: nosniff", "x-load-balancing-endpoint-weight: 1"]
+        {
+            assert!(local.contains(header), "no {header}: {local}");
+        }
+        running.end().await;
+    });
+}
+
+/// Balancers that ask the node turn away from one that goes; those that ask for a Service's endpoints still find them.
+#[test]
+fn a_node_that_is_leaving() {
+    in_a_node("a_node_that_is_leaving", async {
+        let api = api();
+        let running = Running::start(&api, config()).await;
+        let node = |version: u32, more: Value| {
+            let mut node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "a"}, "spec": {}});
+            node["metadata"]["resourceVersion"] = version.to_string().into();
+            node["spec"]["taints"] = more;
+            node
+        };
+        let taint = json!([{"key": "ToBeDeletedByClusterAutoscaler", "effect": "NoSchedule"}]);
+        for (i, (kind, taints, code)) in
+            [("ADDED", taint, "503"), ("MODIFIED", json!([{"key": "other", "effect": "NoSchedule"}]), "200")]
+                .into_iter()
+                .enumerate()
+        {
+            api.tell(NODES, kind, &node(6 + i as u32, taints));
+            let start = format!("HTTP/1.1 {code}");
+            let changed = async {
+                loop {
+                    let health = get("127.0.0.1:10256", "/healthz").await;
+                    if health.starts_with(&start) {
+                        return body(&health);
+                    }
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            let told = tokio::time::timeout(Duration::from_secs(30), changed).await.expect(code);
+            assert_eq!(told["nodeEligible"], json!(code == "200"));
+            assert!(get("127.0.0.1:10256", "/livez").await.starts_with("HTTP/1.1 200"));
+            assert!(get("192.0.2.1:32123", "/").await.starts_with("HTTP/1.1 200"));
+        }
+        running.end().await;
+    });
 }
 
 fn in_a_node(test: &str, body: impl Future<Output = ()>) {

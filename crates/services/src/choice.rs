@@ -1,6 +1,10 @@
 //! Which endpoints a Service port has for one node: by traffic policy, readiness, termination and topology hints.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use crate::{
     model::{Endpoint, Port},
@@ -25,8 +29,8 @@ pub struct Choice {
     pub near: Vec<SocketAddr>,
     /// Every endpoint that still serves, whatever the policies: flows to others are stale.
     pub serving: Vec<SocketAddr>,
-    /// Ready endpoints of this node, for the health check of load balancers.
-    pub local_ready: usize,
+    /// Addresses of ready endpoints of this node, for the health check of load balancers.
+    pub local_ready: Vec<IpAddr>,
 }
 
 impl Choice {
@@ -47,7 +51,7 @@ pub fn choose(entry: &Entry, port: &Port, ipv6: bool, from: &Viewpoint) -> Choic
         local: usable(&local, |ready| ready),
         near: keys(&|e| e.node.is_none() || is_local(e)),
         serving: keys(&|e| e.serving),
-        local_ready: local.values().filter(|e| e.ready).count(),
+        local_ready: local.values().filter(|e| e.ready).map(|e| e.ip).collect(),
     }
 }
 
@@ -185,7 +189,7 @@ mod tests {
         let from = Viewpoint { node: "a".into(), zone: None };
         let choice = choose(&entry(&[&["1 st a"], &["1 r a", "2 r b"], &["2 st b"]]), &port(), false, &from);
         assert_eq!(octets(&choice.cluster), "1 2");
-        assert_eq!((octets(&choice.local), choice.local_ready), ("1".into(), 1));
+        assert_eq!((octets(&choice.local), choice.local_ready.len()), ("1".into(), 1));
     }
 
     #[test]

@@ -450,10 +450,10 @@ pub(crate) struct Proxy {
     #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub(crate) conntrack_tcp_be_liberal: bool,
     /// Where /healthz and /livez are served; empty: nowhere
-    #[arg(long, default_value = "0.0.0.0:10256", value_parser = bind_address)]
+    #[arg(long, default_value = "0.0.0.0:10256", value_parser = |text: &str| bind_address(text, 10256))]
     pub(crate) healthz_bind_address: Bind,
     /// Where /metrics and /proxyMode are served; empty: nowhere
-    #[arg(long, default_value = "127.0.0.1:10249", value_parser = bind_address)]
+    #[arg(long, default_value = "127.0.0.1:10249", value_parser = |text: &str| bind_address(text, 10249))]
     pub(crate) metrics_bind_address: Bind,
     /// Only nftables
     #[arg(long, value_enum, default_value_t = ProxyMode::Nftables)]
@@ -496,10 +496,14 @@ impl std::fmt::Display for ProxyMode {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Bind(pub(crate) Option<SocketAddr>);
 
-fn bind_address(text: &str) -> Result<Bind, String> {
+/// As in kube-proxy an address alone means the usual port.
+fn bind_address(text: &str, usual: u16) -> Result<Bind, String> {
+    let alone = || text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, usual));
     match text {
         "" => Ok(Bind(None)),
-        text => text.parse().map(|at| Bind(Some(at))).map_err(|_| format!("{text:?} is not IP:PORT")),
+        text => {
+            text.parse().or_else(|_| alone()).map(|at| Bind(Some(at))).map_err(|_| format!("{text:?} is not IP:PORT"))
+        }
     }
 }
 
@@ -531,6 +535,16 @@ mod tests {
         for wrong in ["", "dns.example.org", "192.0.2.53:", "192.0.2.53:99999"] {
             assert!(read(wrong).unwrap_err().contains("IP:PORT"), "{wrong}");
         }
+    }
+
+    #[test]
+    fn addresses_to_listen_on() {
+        let read = |text| super::bind_address(text, 10256).map(|b| b.0.map(|at| at.to_string()));
+        assert_eq!(read(""), Ok(None));
+        assert_eq!(read("127.0.0.1:1"), Ok(Some("127.0.0.1:1".into())));
+        assert_eq!(read("0.0.0.0"), Ok(Some("0.0.0.0:10256".into())));
+        assert_eq!(read("::"), Ok(Some("[::]:10256".into())));
+        assert!(read("localhost").is_err());
     }
 
     #[test]

@@ -5,10 +5,12 @@ use std::{
     collections::{BTreeMap, HashMap},
     io::{ErrorKind, Write},
     net::{IpAddr, SocketAddr, TcpListener, UdpSocket},
+    os::fd::OwnedFd,
     sync::mpsc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketType, sockopt};
 use tokio::{io::AsyncReadExt, net::TcpSocket, time::timeout};
 
 use super::{isolated::sh, table::host};
@@ -169,14 +171,23 @@ fn serve(ip: IpAddr) {
 pub enum Seen {
     Refused,
     Silence,
-    Answer { endpoint: IpAddr, client: IpAddr },
+    /// An answer to ping.
+    Echo,
+    Answer {
+        endpoint: IpAddr,
+        client: IpAddr,
+    },
 }
 
 /// One connection (or datagram) from a new port; `patience` is for those that are expected to meet silence.
 pub fn attempt(proto: u8, from: Option<IpAddr>, to: SocketAddr, patience: Duration) -> Seen {
-    let result = if proto == 6 { tcp(from, to, patience) } else { udp(from, to, patience) };
+    let result = match proto {
+        6 => tcp(from, to, patience).map(|text| parse(&text)),
+        17 => udp(from, to, patience).map(|text| parse(&text)),
+        _ => raw_packet(proto, to, patience),
+    };
     match result {
-        Ok(text) => parse(&text),
+        Ok(seen) => seen,
         // On the node that refuses, sending itself fails (EPERM) before the ICMP error is looked at.
         Err(e) if REFUSALS.contains(&e.kind()) => Seen::Refused,
         Err(_) => Seen::Silence,
@@ -219,6 +230,58 @@ fn udp(from: Option<IpAddr>, to: SocketAddr, patience: Duration) -> std::io::Res
     socket.send(b"?")?;
     let n = socket.recv(&mut buffer)?;
     Ok(String::from_utf8_lossy(&buffer[..n]).into_owned())
+}
+
+pub const SCTP: u8 = 132;
+const ICMP: u8 = 1;
+
+pub fn raw(proto: u8, ipv6: bool) -> std::io::Result<OwnedFd> {
+    let family = if ipv6 { AddressFamily::INET6 } else { AddressFamily::INET };
+    let proto = std::num::NonZero::new(u32::from(proto)).map(Protocol::from_raw);
+    Ok(rustix::net::socket(family, SocketType::RAW, proto)?)
+}
+
+/// An SCTP association's first packet, or a ping, which have no sockets of their own everywhere.
+fn raw_packet(proto: u8, to: SocketAddr, patience: Duration) -> std::io::Result<Seen> {
+    let (ping, ipv6) = (proto != SCTP, to.is_ipv6());
+    let socket = raw(proto, ipv6)?;
+    rustix::net::connect(&socket, &SocketAddr::new(to.ip(), 0))?;
+    rustix::net::send(&socket, &if ping { echo(proto) } else { init(7100, to.port()) }, SendFlags::empty())?;
+    let until = Instant::now() + patience;
+    let mut buffer = [0; 256];
+    while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+        sockopt::set_socket_timeout(&socket, sockopt::Timeout::Recv, Some(left))?;
+        let (n, _) = rustix::net::recv(&socket, &mut buffer[..], RecvFlags::empty())?;
+        // IPv4 comes with its header; a ping to oneself is seen on its way out too.
+        let kind = buffer[..n].get(if ipv6 { 0 } else { 20 });
+        if ping && kind == Some(if ipv6 { &129 } else { &0 }) {
+            return Ok(Seen::Echo);
+        }
+    }
+    Ok(Seen::Silence)
+}
+
+/// For ICMPv6 the kernel puts in the checksum.
+fn echo(proto: u8) -> Vec<u8> {
+    let kind = if proto == ICMP { 8 } else { 128 };
+    let sum = !(u32::from(kind) << 8) as u16;
+    let [high, low] = if proto == ICMP { sum.to_be_bytes() } else { [0, 0] };
+    vec![kind, 0, high, low, 0, 0, 0, 0]
+}
+
+pub fn init(sport: u16, dport: u16) -> Vec<u8> {
+    let mut packet = [sport.to_be_bytes(), dport.to_be_bytes()].concat();
+    packet.extend([0; 8]);
+    packet.extend([1, 0, 0, 20]);
+    packet.extend([0, 0, 0, 7, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 9]);
+    let sum = crc32c(&packet);
+    packet[8..12].copy_from_slice(&sum.to_le_bytes());
+    packet
+}
+
+fn crc32c(bytes: &[u8]) -> u32 {
+    let bit = |crc: u32| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
+    !bytes.iter().fold(!0u32, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| bit(crc)))
 }
 
 /// How often each endpoint answered.

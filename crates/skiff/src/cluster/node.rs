@@ -296,6 +296,7 @@ pub(crate) fn proxy_config(name: &str, ips: Ips, ranges: &Ranges) -> skiff_proxy
     skiff_proxy::Config {
         node_name: name.into(),
         node_ips: ips.iter().collect(),
+        follow_node: false,
         cluster_cidrs: ranges.pods.clone(),
         detect_local: skiff_proxy::DetectLocal::NodeCidr,
         masquerade_all: false,

@@ -45,7 +45,7 @@ async fn live(args: &Proxy) -> Result<()> {
     let client = Client::try_from(client_config(args.kubeconfig.as_deref()).await?)?;
     let name = args.hostname_override.clone().map_or_else(agent::host_name, Ok)?;
     let node_ips = tokio::select! {
-        ips = node_ips(args.bind_address, &client, &name) => ips,
+        ips = node_ips(told_address(args), &client, &name) => ips,
         () = stop.cancelled() => return Ok(()),
     };
     tracing::info!(node = name, addresses = ?node_ips, "the proxy starts");
@@ -78,8 +78,14 @@ fn config(args: &Proxy, node_name: String, node_ips: Vec<IpAddr>) -> skiff_proxy
         metrics: args.metrics_bind_address.0,
         node_name,
         node_ips,
+        follow_node: told_address(args).is_none(),
         farewells: Default::default(),
     }
+}
+
+/// 0.0.0.0 and :: are kube-proxy's words for: ask the Node.
+fn told_address(args: &Proxy) -> Option<IpAddr> {
+    args.bind_address.filter(|ip| !ip.is_unspecified())
 }
 
 /// By the file, or else as a pod's service account.
@@ -112,15 +118,15 @@ fn warn_of_a_rival() -> Result<()> {
 
 /// The addresses that the Node object has; asked for until it has one. Rules of an earlier run are in force meanwhile.
 async fn node_ips(told: Option<IpAddr>, client: &Client, name: &str) -> Vec<IpAddr> {
-    if let Some(ip) = told.filter(|ip| !ip.is_unspecified()) {
+    if let Some(ip) = told {
         return vec![ip];
     }
     let nodes = Api::<Node>::all(client.clone());
     let mut pause = ASK_FIRST;
     loop {
         match nodes.get_opt(name).await {
-            Ok(Some(node)) => match internal_ips(&node) {
-                ips if ips.is_empty() => tracing::warn!("node {name} has no InternalIP yet; asking again in {pause:?}"),
+            Ok(Some(node)) => match skiff_proxy::node_ips(&node) {
+                ips if ips.is_empty() => tracing::warn!("node {name} has no address yet; asking again in {pause:?}"),
                 ips => return ips,
             },
             Ok(None) => tracing::warn!(
@@ -131,9 +137,4 @@ async fn node_ips(told: Option<IpAddr>, client: &Client, name: &str) -> Vec<IpAd
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(ASK_MOST);
     }
-}
-
-fn internal_ips(node: &Node) -> Vec<IpAddr> {
-    let addresses = node.status.as_ref().and_then(|s| s.addresses.as_ref()).into_iter().flatten();
-    addresses.filter(|a| a.type_ == "InternalIP").filter_map(|a| a.address.parse().ok()).collect()
 }
