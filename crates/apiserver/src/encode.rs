@@ -1,11 +1,16 @@
 //! Replies: which form the client wants, and the object, list or table in that form.
 
+use std::io::Write as _;
+
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue, WARNING};
+use flate2::{Compression, write::GzEncoder};
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_TYPE, HeaderValue, VARY, WARNING};
 use http::{HeaderMap, Response, StatusCode};
+use http_body::Body as _;
 use http_body_util::{BodyExt, Full};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use skiff_api::protobuf;
 use skiff_api::resources::Resource;
 use skiff_api::status::Status;
 
@@ -15,6 +20,8 @@ use crate::{Body, Result, object};
 pub(crate) enum Format {
     Json,
     Yaml,
+    /// Kubernetes' own, for what has a form in it.
+    Protobuf,
 }
 
 /// The shape in which objects are shown.
@@ -47,7 +54,7 @@ impl Accept {
 }
 
 fn not_acceptable() -> Status {
-    Status::not_acceptable(&["application/json", "application/yaml"])
+    Status::not_acceptable(&["application/json", "application/yaml", protobuf::MEDIA_TYPE])
 }
 
 /// The value of a parameter of a media range.
@@ -60,13 +67,14 @@ fn accept_range(range: &str) -> Option<Accept> {
     let format = match range.split(';').next().unwrap_or_default().trim() {
         "application/json" | "application/*" | "*/*" => Format::Json,
         "application/yaml" => Format::Yaml,
+        protobuf::MEDIA_TYPE => Format::Protobuf,
         _ => return None,
     };
     let of_meta =
         parameter(range, "g").is_none_or(|g| g == "meta.k8s.io") && parameter(range, "v").is_none_or(|v| v == "v1");
     let shape = match parameter(range, "as") {
         None => Shape::Object,
-        Some("Table") if of_meta => Shape::Table,
+        Some("Table") if of_meta && format != Format::Protobuf => Shape::Table,
         Some("PartialObjectMetadata" | "PartialObjectMetadataList") if of_meta => Shape::Metadata,
         Some(_) => return None,
     };
@@ -169,6 +177,10 @@ pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {
 
 fn write(code: StatusCode, format: Format, value: &Value) -> Response<Body> {
     match format {
+        Format::Protobuf => match protobuf::encode(value) {
+            Some(bytes) => respond(code, protobuf::MEDIA_TYPE, bytes),
+            None => json_response(code, value),
+        },
         Format::Json => json_response(code, value),
         Format::Yaml => {
             let text = serde_yaml_ng::to_string(value).unwrap_or_default();
@@ -188,6 +200,42 @@ pub(crate) fn respond(code: StatusCode, content_type: &'static str, body: impl I
     *response.status_mut() = code;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
+}
+
+/// Smaller bodies are sent as they are, as by the reference.
+const WORTH_PACKING: u64 = 128 << 10;
+
+/// Packs a large body for a client that understands gzip. Streams have no length and stay as they are.
+pub(crate) async fn compress(response: Response<Body>, headers: &HeaderMap) -> Response<Body> {
+    let large = response.body().size_hint().exact().is_some_and(|length| length >= WORTH_PACKING);
+    if !large || !understands_gzip(headers) || response.headers().contains_key(CONTENT_ENCODING) {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    let Ok(whole) = body.collect().await else {
+        return error(&Status::internal("a body that was made here could not be read"));
+    };
+    let pack = move || {
+        let mut packed = GzEncoder::new(Vec::new(), Compression::new(4));
+        packed.write_all(&whole.to_bytes()).and_then(|()| packed.finish())
+    };
+    // Megabytes take a while; others are served meanwhile.
+    match tokio::task::spawn_blocking(pack).await {
+        Ok(Ok(packed)) => {
+            parts.headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+            parts.headers.append(VARY, HeaderValue::from_static("Accept-Encoding"));
+            Response::from_parts(parts, full(packed))
+        }
+        _ => error(&Status::internal("a large answer could not be packed")),
+    }
+}
+
+fn understands_gzip(headers: &HeaderMap) -> bool {
+    let given = headers.get_all(ACCEPT_ENCODING).iter().filter_map(|v| v.to_str().ok());
+    given.flat_map(|v| v.split(',')).any(|coding| {
+        let mut parts = coding.split(';').map(str::trim);
+        parts.next() == Some("gzip") && parts.all(|p| !matches!(p, "q=0" | "q=0.0" | "q=0.00" | "q=0.000"))
+    })
 }
 
 /// An error, always JSON.
@@ -228,10 +276,12 @@ mod tests {
         let other = "application/json;as=Table;v=v9;g=meta.k8s.io,application/json";
         assert_eq!(accept(other), Some((Format::Json, Shape::Object)));
         let protobuf = "application/vnd.kubernetes.protobuf,application/json";
-        assert_eq!(accept(protobuf), Some((Format::Json, Shape::Object)));
+        assert_eq!(accept(protobuf), Some((Format::Protobuf, Shape::Object)));
+        let table = "application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1,application/json;as=Table";
+        assert_eq!(accept(table), Some((Format::Json, Shape::Table)));
         assert_eq!(accept("application/yaml"), Some((Format::Yaml, Shape::Object)));
         assert_eq!(accept("text/html"), None);
-        assert_eq!(accept("application/vnd.kubernetes.protobuf"), None);
+        assert_eq!(accept("application/cbor"), None);
         assert_eq!(accept(""), Some((Format::Json, Shape::Object)));
     }
 }

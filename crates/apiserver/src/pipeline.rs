@@ -191,7 +191,7 @@ async fn answer(server: &Server, call: &Call, body: Body) -> Result<Response<Bod
         true => run.await?,
         false => timeout(REQUEST_TIME, run).await.map_err(|_| Status::timeout("the request took more than 60s"))??,
     };
-    let mut response = call.view().respond(reply);
+    let mut response = encode::compress(call.view().respond(reply), &call.headers).await;
     encode::warn(&mut response, &call.warnings.lock().unwrap_or_else(|e| e.into_inner()));
     Ok(response)
 }

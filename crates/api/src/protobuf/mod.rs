@@ -1,5 +1,5 @@
-//! Kubernetes' protobuf bodies, read into the same JSON as everything else. Go clients with generated types send them, among
-//! them `kubectl create deployment`. Answers are always JSON, which those clients accept.
+//! Kubernetes' protobuf bodies, read into the same JSON as everything else, and written from it. Go clients with generated
+//! types send and ask for them, among them `kubectl create deployment`.
 //!
 //! The types come from the schemas; `fields.txt` adds what a schema does not know: the number of each field. A line is a
 //! message and its fields in order from 1; `-` is a number without a field, `+Type` a message whose fields stand in JSON among
@@ -7,6 +7,7 @@
 //! that zero means unset, a `!` after a text that even an empty one is a choice. Fields that a client newer than the table
 //! sends are passed over, as the reference does with fields it does not know.
 
+mod encode;
 mod wire;
 
 use std::collections::HashMap;
@@ -18,6 +19,7 @@ use serde_json::{Map, Value};
 use crate::resources::{RESOURCES, Type, split_api_version};
 use crate::schema::compile::{self, Node, Table};
 use crate::strategy::base64;
+pub use encode::{encode, watch_frame};
 use wire::{Field, Fields};
 
 /// What such a body begins with.

@@ -3,6 +3,7 @@
 
 mod service;
 
+use ::base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value, json};
 
 use crate::json::{below, fill, get, get_mut, remove, restore, same, set};
@@ -252,16 +253,7 @@ fn merge_string_data(object: &mut Value) {
 
 /// Standard base64 with padding.
 pub(crate) fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut out = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let word = chunk.iter().fold(0u32, |w, b| w << 8 | u32::from(*b)) << (8 * (3 - chunk.len()));
-        for i in 0..4 {
-            let digit = DIGITS[(word >> (18 - 6 * i)) as usize & 63];
-            out.push(if i <= chunk.len() { digit as char } else { '=' });
-        }
-    }
-    out
+    STANDARD.encode(bytes)
 }
 
 fn drop_deprecated_topology(object: &mut Value) {

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use skiff_api::identity::Identity;
 
 use super::*;
-use crate::authz::Attributes;
+use crate::authz::{Attributes, Authorizer};
 
 fn find(kind: &str, name: &str) -> Value {
     let found = objects().into_iter().find(|object| object["kind"] == kind && object["metadata"]["name"] == name);
@@ -72,10 +72,13 @@ fn every_object_is_its_own_and_every_binding_has_its_role() {
 }
 
 fn may(user: &Identity, verb: &str, group: &str, resource: &str) -> bool {
-    let policy = Policy::of(&objects()).expect("readable");
+    let authorizer = Authorizer::new(Policy::of(&objects()).expect("readable"));
+    authorizer.put_pod(&json!({"metadata": {"namespace": "default", "name": "p"},
+        "spec": {"nodeName": "n1", "serviceAccountName": "p"}}));
     let (resource, subresource) = resource.split_once('/').unwrap_or((resource, ""));
-    let wish = Attributes { group, resource, subresource, namespace: "default", ..Attributes::of(user, verb) };
-    policy.decide(&wish).is_allowed()
+    let name = "p";
+    let wish = Attributes { group, resource, subresource, namespace: "default", name, ..Attributes::of(user, verb) };
+    authorizer.authorize(&wish).is_allowed()
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use serde_json::Value;
+use skiff_api::protobuf;
 use skiff_api::resources::Resource;
 use skiff_store::{Entry, Event, Rev};
 
@@ -19,6 +20,7 @@ pub(crate) struct Change {
     now_value: OnceLock<Option<Value>>,
     before_value: OnceLock<Option<Value>>,
     now_json: OnceLock<Bytes>,
+    now_protobuf: OnceLock<Bytes>,
 }
 
 /// What a watcher sees of a change.
@@ -47,8 +49,8 @@ impl Change {
             Event::Delete { rev, prev } => (rev, prev.key.clone(), None, Some(prev)),
             Event::Progress(rev) => return Err(rev),
         };
-        let (now_value, before_value, now_json) = Default::default();
-        Ok(Change { resource, rev, key, now, before, now_value, before_value, now_json })
+        let (now_value, before_value, now_json, now_protobuf) = Default::default();
+        Ok(Change { resource, rev, key, now, before, now_value, before_value, now_json, now_protobuf })
     }
 
     /// The object as it is after the change; None when it was deleted.
@@ -69,6 +71,12 @@ impl Change {
     /// [`Change::now`] as JSON.
     pub(crate) fn now_json(&self) -> Bytes {
         self.now_json.get_or_init(|| serde_json::to_vec(&self.now()).unwrap_or_default().into()).clone()
+    }
+
+    /// [`Change::now`] as a protobuf body.
+    pub(crate) fn now_protobuf(&self) -> Bytes {
+        let encoded = || self.now().and_then(protobuf::encode).unwrap_or_default().into();
+        self.now_protobuf.get_or_init(encoded).clone()
     }
 
     /// What the change is to somebody who sees only what `matches`: an object that enters the selection is new to them,

@@ -56,11 +56,12 @@ pub(crate) async fn serve(call: &Call) -> Result<Reply> {
     let deadline = Instant::now() + Duration::from_secs(seconds.min(24 * 3600));
     let start = start(call, from(call)?).await?;
     let watcher = Watcher::new(call, Selection::of(call)?, start, deadline);
+    let media = watcher.media_type();
     let frames = futures::stream::unfold(watcher, |mut watcher| async move {
         let bytes: Bytes = watcher.next().await?;
         Some((Ok::<_, BoxError>(Frame::data(bytes)), watcher))
     });
-    let mut response = encode::respond(StatusCode::OK, "application/json", "");
+    let mut response = encode::respond(StatusCode::OK, media, "");
     *response.body_mut() = BodyExt::boxed_unsync(StreamBody::new(frames));
     Ok(Reply::Raw(Box::new(response)))
 }

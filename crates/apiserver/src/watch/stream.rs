@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
+use skiff_api::protobuf;
 use skiff_api::resources::Resource;
 use skiff_api::status::Status;
 use skiff_store::Rev;
@@ -13,7 +14,7 @@ use super::change::{Change, Kind};
 use super::hub::{End, Feed, Notice};
 use crate::Result;
 use crate::call::Call;
-use crate::encode::{Accept, Shape, View};
+use crate::encode::{Accept, Format, Shape, View};
 use crate::object::{self, Object};
 use crate::selection::Selection;
 
@@ -60,6 +61,14 @@ impl Watcher {
             deadline,
             columns_sent: false,
             ended: false,
+        }
+    }
+
+    /// What the stream is made of.
+    pub(super) fn media_type(&self) -> &'static str {
+        match self.accept.format {
+            Format::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+            _ => "application/json",
         }
     }
 
@@ -126,8 +135,11 @@ impl Watcher {
             true => change.seen_by(|_| true)?,
             false => change.seen_by(|v| self.selection.matches(v))?,
         };
-        match (self.accept.shape, kind) {
-            (Shape::Object, Kind::Added | Kind::Modified) => Some(wrap(kind.as_str(), &change.now_json())),
+        match (self.accept.shape, self.accept.format, kind) {
+            (Shape::Object, Format::Protobuf, Kind::Added | Kind::Modified) => {
+                Some(protobuf::watch_frame(kind.as_str(), &change.now_protobuf()).into())
+            }
+            (Shape::Object, _, Kind::Added | Kind::Modified) => Some(wrap(kind.as_str(), &change.now_json())),
             _ => Some(self.frame(kind.as_str(), value.clone())),
         }
     }
@@ -139,7 +151,14 @@ impl Watcher {
         if self.accept.shape == Shape::Table && std::mem::replace(&mut self.columns_sent, true) {
             shown["columnDefinitions"] = Value::Null;
         }
-        wrap(kind, &serde_json::to_vec(&shown).unwrap_or_default())
+        self.event(kind, &shown)
+    }
+
+    fn event(&self, kind: &str, object: &Value) -> Bytes {
+        match self.accept.format {
+            Format::Protobuf => protobuf::watch_frame(kind, &protobuf::encode(object).unwrap_or_default()).into(),
+            _ => wrap(kind, &serde_json::to_vec(object).unwrap_or_default()),
+        }
     }
 
     fn bookmark(&self, rev: Rev, annotations: Option<Value>) -> Bytes {
@@ -152,12 +171,12 @@ impl Watcher {
         if let Some(annotations) = annotations {
             object["metadata"]["annotations"] = annotations;
         }
-        wrap("BOOKMARK", &serde_json::to_vec(&object).unwrap_or_default())
+        self.event("BOOKMARK", &object)
     }
 
     fn fail(&mut self, status: &Status) -> Bytes {
         self.ended = true;
-        wrap("ERROR", &serde_json::to_vec(&status.to_value()).unwrap_or_default())
+        self.event("ERROR", &status.to_value())
     }
 }
 
