@@ -124,6 +124,7 @@ fn action(name: &str, d: &[u8]) -> Option<Expr> {
         "masq" => Expr::Masquerade,
         "reject" if find_number(d, 1)? == 1 => Expr::Reject(Rejection::TcpReset),
         "reject" => Expr::Reject(Rejection::PortUnreachable),
+        "notrack" => Expr::NoTrack,
         "counter" => Expr::Counter,
         _ => return None,
     })

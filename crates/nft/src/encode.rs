@@ -212,7 +212,7 @@ fn chain(w: &mut Writer, name: &str, hook: Option<&Hook>) {
             w.number(1, point);
             w.number(2, hook.priority as u32);
         });
-        w.text(7, "nat");
+        w.text(7, hook.kind());
     }
 }
 
@@ -466,6 +466,7 @@ fn action(w: &mut Writer, family: Family, e: &Expr) {
             w.number(1, 0);
             w.raw(2, &[if family == Family::Ip { 3 } else { 4 }]);
         }),
+        Expr::NoTrack => named(w, "notrack", |_| {}),
         Expr::Counter => named(w, "counter", |_| {}),
         // Foreign is only ever read; the kernel refuses it by name if somebody writes it.
         Expr::Foreign(name) => named(w, name, |_| {}),

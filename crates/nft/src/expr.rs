@@ -132,6 +132,8 @@ pub enum Expr {
     /// With a fully random source port, so that two clients behind it do not collide.
     Masquerade,
     Reject(Rejection),
+    /// The packet's connection is not tracked; in a chain before tracking only ([`BEFORE_TRACKING`](crate::BEFORE_TRACKING)).
+    NoTrack,
     Counter,
     /// Something that this crate never writes: never equal to what is wanted, so the rule is replaced.
     Foreign(String),

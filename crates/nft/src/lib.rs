@@ -28,6 +28,6 @@ pub use netlink::{Netlink, Ownership};
 pub use packed::Packed;
 pub use render::render;
 pub use value::{
-    Chain, Data, DataKind, Element, Family, Field, Hook, HookPoint, Layout, Rule, Set, SetSpec, Table, TableRef, Value,
-    Verdict,
+    BEFORE_TRACKING, Chain, Data, DataKind, Element, Family, Field, Hook, HookPoint, Layout, Rule, Set, SetSpec, Table,
+    TableRef, Value, Verdict,
 };

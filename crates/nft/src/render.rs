@@ -113,7 +113,7 @@ fn write_chain(out: &mut String, family: Family, name: &str, chain: &Chain) -> f
     write!(out, "  chain {name} {{")?;
     if let Some(hook) = chain.hook {
         let point = HookPoint::ALL.iter().find(|(p, ..)| *p == hook.point).map_or("?", |(.., n)| *n);
-        write!(out, " nat {point} {}", hook.priority)?;
+        write!(out, " {} {point} {}", hook.kind(), hook.priority)?;
     }
     writeln!(out)?;
     for rule in &chain.rules {
@@ -177,6 +177,7 @@ fn expr(family: Family, e: &Expr) -> String {
         Expr::Masquerade => "masquerade fully-random".into(),
         Expr::Reject(Rejection::TcpReset) => "reject with tcp reset".into(),
         Expr::Reject(Rejection::PortUnreachable) => "reject with port unreachable".into(),
+        Expr::NoTrack => "notrack".into(),
         Expr::Counter => "counter".into(),
         Expr::Foreign(name) => format!("foreign {name}"),
     }

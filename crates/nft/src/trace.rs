@@ -227,7 +227,7 @@ impl Tracer<'_> {
             }
             Expr::Reject(Rejection::TcpReset) => return Step::Done(Fate::Reset),
             Expr::Reject(Rejection::PortUnreachable) => return Step::Done(Fate::Unreachable),
-            Expr::Counter | Expr::Random { .. } => {}
+            Expr::NoTrack | Expr::Counter | Expr::Random { .. } => {}
             Expr::Foreign(_) => return Step::NoMatch,
         }
         Step::Next

@@ -71,11 +71,21 @@ pub struct Chain {
     pub rules: Vec<Rule>,
 }
 
-/// Where a base chain hangs; all of ours are of type nat.
+/// The priority of chains that see packets before connection tracking does (nftables(8): raw).
+pub const BEFORE_TRACKING: i32 = -300;
+
+/// Where a base chain hangs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hook {
     pub point: HookPoint,
     pub priority: i32,
+}
+
+impl Hook {
+    /// Before connection tracking nothing can be translated; all other chains of ours are there to translate.
+    pub(crate) fn kind(&self) -> &'static str {
+        if self.priority <= BEFORE_TRACKING { "filter" } else { "nat" }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -91,7 +91,7 @@ async fn live(args: &Agent, name: String, paths: &Paths) -> Result<()> {
 fn way_out(args: &Agent, ip: IpAddr) -> Option<WayOut> {
     let IpAddr::V4(_) = ip else { return None };
     let pods = nat::all_of(args.cluster_cidr.into());
-    let opened = nat::open(WAY_OUT, &[pods], &[pods]);
+    let opened = nat::open(WAY_OUT, &[pods], &[pods], Some(args.cluster_dns));
     opened.inspect_err(|error| tracing::warn!("pods cannot reach beyond this node: {error}")).ok()
 }
 

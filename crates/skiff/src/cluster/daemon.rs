@@ -12,12 +12,16 @@ use std::{
 use anyhow::{Context, Result, bail};
 use ipnet::IpNet;
 use skiff_api::identity::Identity;
-use skiff_apiserver::{NodeTls, Server, audit::Log, pki::Pki};
+use skiff_apiserver::{
+    NodeTls, Server,
+    audit::Log,
+    pki::{Pki, requests::Signer},
+};
 use skiff_client::{
     in_process::Clients,
     life::{Ready, Stop, readiness},
 };
-use skiff_controllers::{PodRange, leader};
+use skiff_controllers::{PodRange, Sign, leader};
 use tokio::{
     net::TcpListener,
     runtime::Handle,
@@ -176,7 +180,7 @@ async fn wire(config: &Config, paths: &Paths, story: &mut Story) -> Result<(Netw
 fn way_out(config: &Config) -> Result<WayOut> {
     let subnets = [IpNet::V4(config.node_subnet())].into_iter().chain(config.node_subnet6().map(IpNet::V6));
     let all: Vec<_> = subnets.chain(config.pod_cidrs()).map(nat::all_of).collect();
-    nat::open(&config.name, &all, &all).context("the way out of this host")
+    nat::open(&config.name, &all, &all, None).context("the way out of this host")
 }
 
 fn count(n: u8, what: &str) -> String {
@@ -242,12 +246,20 @@ fn pod_range(cluster: IpNet) -> PodRange {
     PodRange { cluster, node_mask: if cluster.addr().is_ipv4() { 24 } else { 64 } }
 }
 
+fn sign(pki: &Pki) -> Sign {
+    let authority = pki.authority();
+    Sign(Arc::new(move |signer, request, usages, seconds| {
+        Some(authority.sign(Signer::of(signer)?, request, usages, seconds))
+    }))
+}
+
 async fn controllers(config: &Config, pki: &Pki, clients: &Clients, stop: &Stop) -> Result<Option<JoinTask<()>>> {
     let told = skiff_controllers::Config {
         pod_ranges: config.pod_cidrs().into_iter().map(pod_range).collect(),
         node_monitor_grace_period: config.patience.node_monitor_grace,
         lb_pool: config.lb_pool.clone(),
         ca: pki.ca_pem().into(),
+        sign: sign(pki),
     };
     let candidate = clients.as_identity(Identity::admin());
     let (clients, stop) = (clients.clone(), stop.clone());

@@ -193,8 +193,9 @@ fn way_out(config: &Config, node: &NodeLink) -> Result<WayOut> {
     let pods: Vec<_> = config.pod_cidrs().into_iter().map(nat::all_of).collect();
     let (first, last) = (config.node_ips(0), config.node_ips(config.nodes - 1));
     let keep: Vec<_> = pods.iter().copied().chain(first.iter().zip(last.iter())).collect();
-    let opened =
-        netns::inside(&node.netns, || async { nat::open(&config.name, &pods, &keep).map_err(io::Error::other) });
+    let opened = netns::inside(&node.netns, || async {
+        nat::open(&config.name, &pods, &keep, Some(node.dns.addr())).map_err(io::Error::other)
+    });
     opened.with_context(|| format!("the way out of node {}", node.name))
 }
 
