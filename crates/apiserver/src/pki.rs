@@ -10,6 +10,7 @@
 //! | `node-NAME.*`, `node-NAME-serving.*` | a node to the API server, and to it as a server |
 //! | `sa.key` | signs the tokens of ServiceAccounts |
 
+pub mod requests;
 mod tls;
 
 use std::{

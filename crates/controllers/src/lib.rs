@@ -2,6 +2,7 @@
 //! writes under an identity of its own. All are level-triggered: a plan starts from what there is, never from what
 //! happened, so a crash or a lost event costs time and nothing else.
 
+mod certificates;
 mod context;
 mod daemonset;
 mod deployment;
@@ -33,6 +34,7 @@ use std::{future::Future, net::IpAddr, pin::Pin, sync::Arc, time::Duration};
 use skiff_client::life::{Ready, Stop};
 use tokio::task::JoinSet;
 
+pub use crate::certificates::{Sign, SignFn};
 use crate::context::Context;
 pub use crate::loadbalancer::{Pool, PoolError};
 
@@ -60,6 +62,8 @@ pub struct Config {
     pub lb_pool: Pool,
     /// The certificates (PEM) by which pods trust the API server.
     pub ca: String,
+    /// Answers CertificateSigningRequests.
+    pub sign: Sign,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -118,6 +122,7 @@ fn jobs(cx: &Arc<Context>) -> Vec<(&'static str, Job)> {
         ("garbage", garbage::run::start(cx)),
         ("podgc", podgc::run::start(cx)),
         ("disruption", disruption::run::start(cx)),
+        ("certificates", certificates::run::start(cx)),
     ]
 }
 

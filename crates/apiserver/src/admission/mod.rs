@@ -1,5 +1,6 @@
 //! What the server adds to or refuses of a write by looking at other objects. Each step is one file; the order is here.
 
+mod certificates;
 mod limits;
 mod namespace;
 pub(crate) mod node;
@@ -17,6 +18,7 @@ pub(crate) async fn create(call: &Call, value: &mut Value) -> Result<()> {
     namespace::create(call, value).await?;
     rbac::no_more_than_own(call, value)?;
     node::create(call, value)?;
+    certificates::create(call, value)?;
     if call.resource().id() == ("", "pods") {
         service_account::admit(call, value).await?;
         priority::admit(call, value).await?;
@@ -27,6 +29,7 @@ pub(crate) async fn create(call: &Call, value: &mut Value) -> Result<()> {
 
 pub(crate) fn update(call: &Call, old: &Value, next: &mut Value, subresource: Option<&str>) -> Result<()> {
     node::update(call, old, next, subresource)?;
+    certificates::update(call, old, next, subresource)?;
     if next["kind"] == "Namespace" && subresource.is_none() {
         namespace::label(next);
     }

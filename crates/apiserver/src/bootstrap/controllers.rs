@@ -15,6 +15,12 @@ pub(super) const ROLES: &[(&str, &[Row])] = &[
         &[
             ("certificates.k8s.io", "certificatesigningrequests", "delete get list watch"),
             ("certificates.k8s.io", "certificatesigningrequests/approval certificatesigningrequests/status", UPDATE),
+            (
+                "certificates.k8s.io",
+                "signers[kubernetes.io/kube-apiserver-client] signers[kubernetes.io/kube-apiserver-client-kubelet] \
+                 signers[kubernetes.io/kubelet-serving]",
+                "sign",
+            ),
             ("authorization.k8s.io", "subjectaccessreviews", "create"),
             EVENTS,
         ],

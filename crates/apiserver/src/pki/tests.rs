@@ -81,3 +81,56 @@ fn client_and_server_trust_each_other() {
         assert_eq!(server.peer_certificates().map(<[_]>::len), Some(1));
     }
 }
+
+/// What a request must be for each signer, and that what is signed is trusted and says no more than it should.
+#[test]
+fn requests_are_signed_by_the_rules_of_their_signer() {
+    use rcgen::SanType;
+    use requests::Signer;
+
+    let dir = tempfile::tempdir().expect("a directory");
+    let pki = Pki::load_or_create(dir.path(), &names()).expect("made");
+    let request = |user: &str, groups: &[&str], names: &[&str]| {
+        let names: Vec<String> = names.iter().map(|n| n.to_string()).collect();
+        let mut params = CertificateParams::new(names).expect("names");
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, user);
+        groups.iter().for_each(|group| params.distinguished_name.push(DnType::OrganizationName, *group));
+        params.is_ca = IsCa::NoCa;
+        if user == "mail" {
+            params.subject_alt_names.push(SanType::Rfc822Name("a@example.org".try_into().expect("an address")));
+        }
+        let key = KeyPair::generate().expect("a key");
+        params.serialize_request(&key).expect("a request").pem().expect("PEM")
+    };
+    let usages = |list: &str| list.split(',').map(str::to_owned).collect::<Vec<_>>();
+    let node = "system:node:n1";
+    let nodes: &[&str] = &["system:nodes"];
+    for (signer, request, used, expected) in [
+        (Signer::Client, request("jane", &["team"], &[]), "client auth,digital signature", Ok(())),
+        (Signer::Client, request("jane", &[], &[]), "digital signature", Err("\"client auth\" is required")),
+        (Signer::Client, request("jane", &[], &[]), "client auth,server auth", Err("\"server auth\" is not permitted")),
+        (Signer::NodeClient, request(node, nodes, &[]), "client auth", Ok(())),
+        (Signer::NodeClient, request(node, &["system:masters"], &[]), "client auth", Err("organization is not")),
+        (Signer::NodeClient, request("n1", nodes, &[]), "client auth", Err("common name does not begin")),
+        (Signer::NodeClient, request(node, nodes, &["n1"]), "client auth", Err("are not allowed")),
+        (Signer::NodeServing, request(node, nodes, &["n1", "192.0.2.1"]), "server auth", Ok(())),
+        (Signer::NodeServing, request(node, nodes, &[]), "server auth", Err("DNS or IP subjectAltName is required")),
+        (Signer::Client, "nonsense".into(), "client auth", Err("unable to parse the certificate request")),
+    ] {
+        let signed = pki.authority().sign(signer, &request, &usages(used), 3600);
+        match (&signed, expected) {
+            (Ok(pem), Ok(())) => {
+                let seen = examine(pem).expect("readable");
+                assert!(
+                    seen.not_after > Timestamp::now()
+                        && seen.not_after < Timestamp::now() + SignedDuration::from_secs(3700)
+                );
+                assert_eq!(seen.issuer_key, examine(pki.ca_pem()).expect("readable").subject_key);
+            }
+            (Err(why), Err(part)) => assert!(why.contains(part), "{why}"),
+            _ => panic!("{signer:?} {used}: {signed:?}, not {expected:?}"),
+        }
+    }
+    assert_eq!(requests::groups(&request("jane", &["system:masters"], &[])), Ok(vec!["system:masters".into()]));
+}

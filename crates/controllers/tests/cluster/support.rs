@@ -27,7 +27,10 @@ use kube::{
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use skiff_api::identity::Identity;
-use skiff_apiserver::{Config, Server, pki::Pki};
+use skiff_apiserver::{
+    Config, Server,
+    pki::{Pki, requests::Signer},
+};
 use skiff_client::{
     in_process::Clients,
     life::{Stop, readiness},
@@ -140,6 +143,7 @@ impl Cluster {
             node_monitor_grace_period: skiff_controllers::NODE_MONITOR_GRACE_PERIOD,
             lb_pool: "192.0.2.101-192.0.2.102".parse().expect("a pool"),
             ca: pki.ca_pem().to_string(),
+            sign: sign(&pki),
         };
         let controllers = Controllers::start(config.clone(), clients.clone(), &faults).await;
         let client = good.as_identity(Identity::admin());
@@ -250,4 +254,11 @@ async fn play(client: &Client, pod: &Pod, next: &AtomicU32) {
         Err(kube::Error::Api(status)) if status.code == 404 => {}
         other => other.or_fail(),
     }
+}
+
+fn sign(pki: &Pki) -> skiff_controllers::Sign {
+    let authority = pki.authority();
+    skiff_controllers::Sign(Arc::new(move |signer, request, usages, seconds| {
+        Some(authority.sign(Signer::of(signer)?, request, usages, seconds))
+    }))
 }
