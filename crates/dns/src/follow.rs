@@ -1,11 +1,15 @@
 //! Keeps the zone as the cluster is: Services and slices from the feed, namespaces, and pods where they matter.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
-use k8s_openapi::api::core::v1 as core;
+use k8s_openapi::{api::core::v1 as core, jiff::Timestamp};
 use kube::{Client, ResourceExt};
 use skiff_client::{
-    feed::{self, Change, Feed},
+    feed::{self, Change, Feed, Touched},
     life::Ready,
     watch::{Config, Event, Watch},
 };
@@ -84,8 +88,11 @@ pub(crate) async fn follow(server: &Server, zone: Zone, client: Client, scope: P
         if let Some((zone, _)) = &mut growing {
             lists.apply(zone, seen);
         } else if let Some(zone) = &mut *server.zone_mut() {
-            lists.apply(zone, seen);
+            let touched = lists.apply(zone, seen);
             server.metrics.zone_is(zone.serial(), zone.services());
+            if let Some(after) = programmed(zone, &touched, SystemTime::now()) {
+                server.metrics.programmed(after);
+            }
         }
         if lists.is_complete()
             && let Some((zone, ready)) = growing.take()
@@ -95,6 +102,20 @@ pub(crate) async fn follow(server: &Server, zone: Zone, client: Client, scope: P
             ready.set();
         }
     }
+}
+
+/// How long ago the change was triggered, where names of endpoints followed it.
+fn programmed(zone: &Zone, touched: &Touched, now: SystemTime) -> Option<Duration> {
+    let trigger: Timestamp = touched.trigger.as_deref()?.parse().ok()?;
+    let of_endpoints = |key| {
+        let service = zone.entry(key).and_then(|entry| entry.service.as_deref());
+        service.is_some_and(|service| service.headless && service.has_selector)
+    };
+    if !touched.dirty.iter().any(of_endpoints) {
+        return None;
+    }
+    // Of a clock that is ahead, nothing can be said.
+    now.duration_since(trigger.into()).ok()
 }
 
 /// Asks the API now and then whether it is there: a cluster in which nothing changes is not an API that is gone.
@@ -135,12 +156,17 @@ impl Lists {
         self.services.is_complete() && self.namespaces.complete && self.pods.complete
     }
 
-    fn apply(&mut self, zone: &mut Zone, seen: Seen) {
+    fn apply(&mut self, zone: &mut Zone, seen: Seen) -> Touched {
+        let mut touched = Touched::default();
         match seen {
-            Seen::Change(change) => zone.update(|snapshot| self.services.apply(snapshot, change).dirty),
+            Seen::Change(change) => zone.update(|snapshot| {
+                touched = self.services.apply(snapshot, change);
+                touched.dirty.clone()
+            }),
             Seen::Namespace(event) => self.namespace(zone, event),
             Seen::Pod(event) => self.pod(zone, event),
         }
+        touched
     }
 
     fn namespace(&mut self, zone: &mut Zone, event: Event<core::Namespace>) {
@@ -187,5 +213,47 @@ fn apply_pod(zone: &mut Zone, object: &core::Pod) {
     match Pod::from_api(object) {
         Some(pod) => zone.pods_mut().apply(pod),
         None => zone.pods_mut().remove(&pod_key(object)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use skiff_services::model::Service;
+
+    use super::*;
+    use crate::wire::Name;
+
+    #[test]
+    fn how_long_names_took_to_follow() {
+        let mut zone = Zone::new(Name::parse("cluster.local").unwrap(), vec![]);
+        let made = [
+            ("db", "None", json!({"app": "db"})),
+            ("own", "None", json!(null)),
+            ("web", "10.96.0.5", json!({"app": "web"})),
+        ];
+        for (name, ip, selector) in &made {
+            let object = json!({"metadata": {"namespace": "default", "name": name}, "spec": {"clusterIP": ip, "selector": selector}});
+            zone.update(|s| {
+                Service::from_api(&serde_json::from_value(object).unwrap()).and_then(|v| s.apply_service(v))
+            });
+        }
+        let at = |text: &str| SystemTime::from(text.parse::<Timestamp>().unwrap());
+        let took = |name: &str, trigger: Option<&str>| {
+            let dirty = [skiff_services::model::ServiceKey::new("default", name)].into();
+            let touched = Touched { dirty, trigger: trigger.map(Into::into) };
+            programmed(&zone, &touched, at("2030-01-01T00:00:02.5Z")).map(|d| d.as_millis())
+        };
+        assert_eq!(took("db", Some("2030-01-01T00:00:00Z")), Some(2500));
+        for (name, trigger) in [
+            ("db", None),
+            ("db", Some("yesterday")),
+            ("db", Some("2030-01-01T00:00:03Z")),
+            ("own", Some("2030-01-01T00:00:00Z")),
+            ("web", Some("2030-01-01T00:00:00Z")),
+            ("missing", Some("2030-01-01T00:00:00Z")),
+        ] {
+            assert_eq!(took(name, trigger), None, "{name} {trigger:?}");
+        }
     }
 }

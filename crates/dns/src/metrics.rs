@@ -26,13 +26,15 @@ const TYPES: [(u16, &str); 12] = [
     (0, "other"),
 ];
 const RCODES: usize = Rcode::ALL.len();
-/// CoreDNS's: from 0.25 ms on, each twice the one before.
-const BUCKETS: [f64; 16] = buckets();
+/// CoreDNS's bounds for answers, and for changes.
+const BUCKETS: [f64; 16] = doubling(0.000_25);
+const CHANGES: [f64; 20] = doubling(0.001);
 
-const fn buckets() -> [f64; 16] {
-    let mut bounds = [0.000_25; 16];
+/// Each twice the one before.
+const fn doubling<const N: usize>(first: f64) -> [f64; N] {
+    let mut bounds = [first; N];
     let mut i = 1;
-    while i < 16 {
+    while i < N {
         bounds[i] = bounds[i - 1] * 2.0;
         i += 1;
     }
@@ -83,12 +85,23 @@ impl Took {
     }
 }
 
+/// From a change of endpoints to its names.
+#[derive(Debug)]
+struct Programmed(Histogram);
+
+impl Default for Programmed {
+    fn default() -> Self {
+        Programmed(Histogram::new(&CHANGES))
+    }
+}
+
 #[derive(Debug, Default)]
 pub struct Metrics {
     requests: [[AtomicU64; TYPES.len()]; 4],
     responses: [AtomicU64; RCODES],
     duration: Took,
     rejected: AtomicU64,
+    programmed: Programmed,
     pub(crate) forward: Took,
     pub(crate) forward_failures: AtomicU64,
     pub(crate) cache_hits: AtomicU64,
@@ -132,6 +145,11 @@ impl Metrics {
         self.api_seen.store(now.as_secs(), Relaxed);
     }
 
+    /// The names of a headless Service have followed its endpoints, so long after what changed them.
+    pub(crate) fn programmed(&self, after: Duration) {
+        self.programmed.0.observe_all(after, 1);
+    }
+
     pub(crate) fn zone_is(&self, serial: u32, services: usize) {
         self.serial.store(serial.into(), Relaxed);
         self.services.store(services as u64, Relaxed);
@@ -154,6 +172,9 @@ impl Metrics {
         let name = "coredns_proxy_request_duration_seconds";
         page.head(name, "histogram", "How long upstreams took to answer.");
         self.forward.0.write(&mut page, name, "proxy_name=\"forward\"");
+        let name = "coredns_kubernetes_dns_programming_duration_seconds";
+        page.head(name, "histogram", "From a change of a headless Service's endpoints until its names followed.");
+        self.programmed.0.write(&mut page, name, "service_kind=\"headless_with_selector\"");
         for (name, help, value) in [
             ("coredns_cache_hits_total", "Foreign names answered from the cache.", &self.cache_hits),
             ("coredns_cache_misses_total", "Foreign names that had to be asked for.", &self.cache_misses),
@@ -216,6 +237,7 @@ mod tests {
         tally.answered(999, Rcode::NoError);
         metrics.add(&tally, 2, Duration::from_micros(300));
         metrics.saw_api();
+        metrics.programmed(Duration::from_millis(7));
         let text = metrics.render();
         for expect in [
             "proto=\"udp\",family=\"2\",type=\"AAAA\"} 1\n",
@@ -224,6 +246,8 @@ mod tests {
             "coredns_dns_request_duration_seconds_bucket{server=\"dns://:53\",zone=\".\",le=\"0.0005\"} 2\n",
             "coredns_dns_request_duration_seconds_bucket{server=\"dns://:53\",zone=\".\",le=\"+Inf\"} 2\n",
             "skiff_dns_zone_age_seconds 0\n",
+            "dns_programming_duration_seconds_bucket{service_kind=\"headless_with_selector\",le=\"0.004\"} 0\n",
+            "dns_programming_duration_seconds_bucket{service_kind=\"headless_with_selector\",le=\"0.008\"} 1\n",
         ] {
             assert!(text.contains(expect), "{expect} is not in {text}");
         }

@@ -76,6 +76,28 @@ async fn false_answers_are_not_believed() {
     assert_eq!(ask(server, "example.org", rtype::A).await, "NoError 192.0.2.1");
 }
 
+/// A resolver that says more than it was asked: about the cluster, and about others.
+#[tokio::test]
+async fn what_was_not_asked_for_is_not_learnt() {
+    let upstream = stub(|query, _| {
+        if query.name.to_string() != "example.org." {
+            return vec![knows(query, 60)];
+        }
+        let evil = |text| a(&name(text), [6, 6, 6, 6], 3600);
+        let more = vec![evil(WEB), evil("bank.example"), evil("missing.default.svc.cluster.local")];
+        let answers = vec![a(&query.name, [192, 0, 2, 1], 60)];
+        let response =
+            Response { answers, authority: more.clone(), additional: more, ..Response::empty(Rcode::NoError) };
+        vec![wire::encode(query, &response, u16::MAX.into())]
+    });
+    let server = serve(&[upstream.await.at]).await;
+    assert_eq!(ask(server, "example.org", rtype::A).await, "NoError 192.0.2.1");
+    assert_eq!(ask(server, "bank.example", rtype::A).await, "NxDomain");
+    for (text, expect) in own_zone_questions() {
+        assert_eq!(ask(server, text, rtype::A).await, expect);
+    }
+}
+
 #[tokio::test]
 async fn a_cut_answer_is_fetched_by_tcp() {
     let upstream = stub(|query, tcp| {

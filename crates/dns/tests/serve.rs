@@ -174,12 +174,6 @@ async fn a_flood_from_one_client_leaves_others_their_lane() {
     flood.join().unwrap();
 }
 
-/// Megabytes that this process has.
-fn resident() -> usize {
-    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
-    (pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096) >> 20
-}
-
 /// Both take the same lane, and the only resolver is dead.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_floods_is_put_aside() {
@@ -266,63 +260,6 @@ async fn strangers_are_refused() {
     let answer = udp(server, &question).await;
     assert_eq!(show(&read(&answer)), "Refused");
     assert!(answer.len() <= question.len(), "an answer to a stranger amplifies nothing");
-}
-
-/// Small, fast and the same each time.
-struct Noise(u64);
-
-impl Noise {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-}
-
-#[tokio::test]
-async fn noise_is_survived() {
-    let server = serve(&[]).await;
-    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    socket.connect(server).await.unwrap();
-    let mut noise = Noise(0x5eed_1234_5678_9abc);
-    let real = wire::encode_query(1, &name("_http._tcp.many.default.svc.cluster.local"), rtype::SRV);
-    let mut buffer = [0; 4096];
-    for n in 0..100_000 {
-        let mut packet = real.clone();
-        if n % 2 == 0 {
-            packet = (0..noise.next() % 80).map(|_| noise.next() as u8).collect();
-        }
-        for _ in 0..noise.next() % 4 {
-            let at = noise.next() as usize % packet.len().max(1);
-            if let Some(byte) = packet.get_mut(at) {
-                *byte = noise.next() as u8;
-            }
-        }
-        packet.truncate(packet.len() - (noise.next() as usize % 8).min(packet.len()));
-        socket.send(&packet).await.unwrap();
-        if n % 16 == 0 {
-            // The server's turn; what it says to noise must at least be messages.
-            tokio::task::yield_now().await;
-            while let Ok(length) = socket.try_recv(&mut buffer) {
-                assert!(length >= wire::HEADER && buffer[2] & 0x80 != 0);
-            }
-        }
-    }
-    // While the noise is worked off, a question may be lost as any other.
-    let question = wire::encode_query(7, &name(WEB), rtype::A);
-    let answer = timeout(LONG, async {
-        loop {
-            socket.send(&question).await.unwrap();
-            let wait = Duration::from_millis(200);
-            while let Ok(Ok(length)) = timeout(wait, socket.recv(&mut buffer)).await {
-                if buffer[12..length.max(12)].starts_with(&question[12..question.len() - 11]) && buffer[7] == 1 {
-                    return show(&read(&buffer[..length]));
-                }
-            }
-        }
-    });
-    assert_eq!(answer.await.expect("an answer"), "NoError 10.96.0.5");
 }
 
 #[tokio::test]

@@ -73,13 +73,13 @@ fn run(services: usize) -> Result<()> {
             Some(_) => {
                 let peer = start(&zone, &directory)?;
                 measure(services, name, &peer)?;
-                dnsperf(services, name, peer.at, &directory)?;
+                dnsperf(services, name, &peer, &directory)?;
             }
             None => print(&format!("{services:>8} {name:<14} SKIPPED: there is no program {program}")),
         }
     }
     let peer = ours(services, 2)?;
-    dnsperf(services, "skiff, lanes 2", peer.at, &directory)?;
+    dnsperf(services, "skiff, 2 lanes", &peer, &directory)?;
     changes(services)?;
     floods::run(services)?;
     Ok(fs::remove_dir_all(&directory)?)
@@ -278,8 +278,8 @@ fn measure(services: usize, name: &str, peer: &Peer) -> Result<()> {
     Ok(())
 }
 
-/// dnsperf's own figures: as fast as it can, then at half of that.
-fn dnsperf(services: usize, name: &str, at: SocketAddr, directory: &Path) -> Result<()> {
+/// dnsperf's own figures: as fast as it can, then at half of that; and the server's CPU time.
+fn dnsperf(services: usize, name: &str, peer: &Peer, directory: &Path) -> Result<()> {
     if tools::find("dnsperf").is_none() {
         print(&format!("{services:>8} {name:<14} dnsperf SKIPPED: there is no such program"));
         return Ok(());
@@ -288,20 +288,26 @@ fn dnsperf(services: usize, name: &str, at: SocketAddr, directory: &Path) -> Res
     let questions: String =
         (0..4096).map(|i| format!("svc-{}.default.svc.cluster.local A\n", i * 7919 % services)).collect();
     fs::write(&file, questions)?;
-    let run = |more: &[&str]| -> Result<(f64, String)> {
+    let run = |more: &[&str]| -> Result<(f64, f64, String)> {
         let mut command = Command::new("dnsperf");
         command
-            .args(["-s", "127.0.0.1", "-p", &at.port().to_string(), "-l", "2", "-c", "4", "-T", "1", "-d"])
+            .args(["-s", "127.0.0.1", "-p", &peer.at.port().to_string(), "-l", "2", "-c", "4", "-T", "1", "-d"])
             .arg(&file);
+        let before = used(peer.child.id()).0;
         let text = String::from_utf8(command.args(more).output()?.stdout)?;
         let value = |key: &str| text.lines().find_map(|l| Some(l.trim().strip_prefix(key)?.trim().to_owned()));
         let rate = value("Queries per second:").and_then(|v| v.parse().ok()).ok_or("dnsperf gives no rate")?;
-        Ok((rate, value("Average Latency (s):").unwrap_or_default()))
+        let answers: f64 = value("Queries completed:")
+            .and_then(|v| v.split_whitespace().next()?.parse().ok())
+            .ok_or("dnsperf completed nothing")?;
+        let per_cpu = answers / (used(peer.child.id()).0 - before).max(0.01);
+        Ok((rate, per_cpu, value("Average Latency (s):").unwrap_or_default()))
     };
-    let (most, _) = run(&[])?;
-    let (half, latency) = run(&["-Q", &format!("{:.0}", most / 2.0)])?;
+    let (most, per_cpu, _) = run(&[])?;
+    let (half, _, latency) = run(&["-Q", &format!("{:.0}", most / 2.0)])?;
     print(&format!(
-        "{services:>8} {name:<14} dnsperf: {most:.0} per second; at {half:.0} per second latency {latency} s"
+        "{services:>8} {name:<14} dnsperf: {per_cpu:.0} per CPU-second, {most:.0} per second; at {half:.0} per second \
+         latency {latency} s"
     ));
     Ok(())
 }

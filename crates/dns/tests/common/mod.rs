@@ -226,3 +226,9 @@ pub async fn good() -> Stub {
 
 pub const WEB: &str = "web.default.svc.cluster.local";
 pub const MANY: &str = "many.default.svc.cluster.local";
+
+/// Megabytes that this process has.
+pub fn resident() -> usize {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+    (pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096) >> 20
+}

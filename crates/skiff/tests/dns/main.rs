@@ -39,7 +39,7 @@ fn resolver() -> SocketAddr {
 /// One cluster for all of it: starting one is what takes time.
 #[test]
 fn names_as_pods_and_others_ask_for_them() {
-    if !tools::root_with(&["dig"]) {
+    if !tools::root_with(&["dig", "conntrack"]) {
         return;
     }
     let told = resolver().to_string();
@@ -47,6 +47,7 @@ fn names_as_pods_and_others_ask_for_them() {
     let dig = |name: &str| cluster.skiff_ok(&["shell", "--", "dig", "+short", "@10.96.0.10", name]);
     assert_eq!(dig("example.org"), "192.0.2.99\n");
     assert_eq!(dig("kubernetes.default.svc.cluster.local"), "10.96.0.1\n");
+    questions_are_not_tracked(&cluster);
     cluster.kubectl(Kubectl::BuiltIn).apply(OBJECTS);
     a_walk_is_shown_with_reasons(&cluster);
     the_server_alone(&cluster, &told);
@@ -77,6 +78,15 @@ kind: Service
 metadata: {name: ext}
 spec: {type: ExternalName, externalName: example.org}
 ";
+
+/// A tracker that is full, or in a race, drops questions; other connections of the node show that it is at work.
+fn questions_are_not_tracked(cluster: &Cluster) {
+    let ask = "for how in +notcp +tcp; do dig $how +short @10.96.0.10 kubernetes.default.svc.cluster.local; done; \
+               curl -sk -o /dev/null https://10.96.0.1; conntrack -L 2>/dev/null";
+    let said = cluster.skiff_ok(&["shell", "--", "sh", "-c", ask]);
+    assert!(said.starts_with("10.96.0.1\n10.96.0.1\n") && said.contains("dst=10.96.0.1 "), "{said}");
+    assert!(!said.contains("dst=10.96.0.10 ") && !said.contains("src=10.96.0.10 "), "{said}");
+}
 
 fn a_walk_is_shown_with_reasons(cluster: &Cluster) {
     let query = |args: &[&str]| {
@@ -208,6 +218,11 @@ fn the_server_alone(cluster: &Cluster, upstream: &str) {
     // The zone outlives the API.
     cluster.skiff_ok(&["down", "--name", &cluster.name]);
     assert_eq!(alone.dig("db-0.db.default.svc.cluster.local"), "10.244.0.201\n");
+    eventually("it says how old the zone may be", || {
+        let seen = alone.get("/ready").unwrap_or_default();
+        let age = seen.split_once("API last seen ").and_then(|(_, rest)| rest.split(' ').next()?.parse::<u64>().ok());
+        (seen.starts_with("HTTP/1.1 200") && age.is_some_and(|seconds| seconds >= 2), seen)
+    });
     let _ = Command::new("kill").arg(alone.child.id().to_string()).status();
     assert!(alone.child.wait().expect("it ends").success(), "told to end, it ends well");
 }
