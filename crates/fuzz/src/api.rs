@@ -79,7 +79,11 @@ pub(crate) fn patch(bytes: &[u8]) {
     let _ = patches::strategic(resource, &object, &patch);
 }
 
+/// What was understood can be said, and is then understood as the same.
 pub(crate) fn protobuf(bytes: &[u8]) {
-    let _ = pb::decode(bytes);
-    let _ = pb::decode(&[pb::MAGIC, bytes].concat());
+    for body in [bytes.to_vec(), [pb::MAGIC, bytes].concat()] {
+        let Some(said) = pb::decode(&body).ok().and_then(|object| pb::encode(&object)) else { continue };
+        let again = pb::decode(&said).unwrap_or_else(|e| panic!("what was written is not read: {e}"));
+        assert_eq!(pb::encode(&again), Some(said));
+    }
 }

@@ -17,6 +17,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("api-patch", api::patch),
     ("api-protobuf", api::protobuf),
     ("api-request", server::request),
+    ("api-continue", server::continued),
     ("identity", server::identity),
     ("image-reference", store::image_reference),
     ("store-backup", store::backup),

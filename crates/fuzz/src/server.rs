@@ -6,6 +6,10 @@ use std::{
     time::Duration,
 };
 
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use bytes::Bytes;
 use futures::FutureExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
@@ -14,6 +18,7 @@ use skiff_api::identity::Identity;
 use skiff_apiserver::{
     Config, Server,
     authn::{certificate, impersonation},
+    pki::requests,
 };
 use skiff_store::memory::Memory;
 use tokio::runtime::Runtime;
@@ -77,9 +82,27 @@ pub(crate) fn request(bytes: &[u8]) {
     assert_ne!(code, 500, "{}", said.unwrap_or_default());
 }
 
-/// Client certificates, and the headers that ask for another identity.
+/// As a token that continues a list, in base64 and as it is: the list goes on, or the token is refused (504: it
+/// is of a revision that is still to come).
+pub(crate) fn continued(bytes: &[u8]) {
+    for token in [URL_SAFE_NO_PAD.encode(bytes), bytes.iter().map(|b| format!("%{b:02x}")).collect()] {
+        let path = format!("/api/v1/configmaps?limit=1&continue={token}");
+        let mut request = Request::builder().uri(path).body(Full::new(Bytes::new())).expect("a request");
+        request.extensions_mut().insert(Identity::admin());
+        let server = server();
+        let response = RUNTIME.block_on(async { server.handle(request).await });
+        assert!(matches!(response.status().as_u16(), 200 | 400 | 410 | 504), "{}", response.status());
+    }
+}
+
+/// Client certificates, requests for them, and the headers that ask for another identity.
 pub(crate) fn identity(bytes: &[u8]) {
     let _ = certificate::identity(&bytes.to_vec().into());
+    let _ = requests::groups(&String::from_utf8_lossy(bytes));
+    let armoured = STANDARD.encode(bytes);
+    let _ = requests::groups(&format!(
+        "-----BEGIN CERTIFICATE REQUEST-----\n{armoured}\n-----END CERTIFICATE REQUEST-----\n"
+    ));
     let mut headers = HeaderMap::new();
     for line in bytes.split(|b| *b == b'\n').take(64) {
         let mut parts = line.splitn(2, |b| *b == b':');
