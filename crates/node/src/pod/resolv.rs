@@ -6,6 +6,8 @@ use k8s_openapi::api::core::v1::Pod;
 
 const MAX_NAMESERVERS: usize = 3;
 const MAX_SEARCHES: usize = 32;
+/// A longer one is no DNS name, and older C libraries abort on it.
+const MAX_SEARCH: usize = 253;
 const MAX_SEARCH_CHARS: usize = 2048;
 
 /// What a resolv.conf says.
@@ -56,8 +58,8 @@ pub struct Cluster<'a> {
     pub domain: &'a str,
 }
 
-/// The file, and what had to be left out of it (for an event).
-pub fn of(pod: &Pod, cluster: Cluster<'_>, host: &Resolv) -> (Resolv, Option<String>) {
+/// The file, and what had to be left out of it (an event each).
+pub fn of(pod: &Pod, cluster: Cluster<'_>, host: &Resolv) -> (Resolv, Vec<String>) {
     let spec = pod.spec.clone().unwrap_or_default();
     let host_network = spec.host_network == Some(true);
     let base = match (spec.dns_policy.as_deref(), cluster.ip) {
@@ -107,7 +109,7 @@ fn unique(names: impl Iterator<Item = String>) -> Vec<String> {
     seen
 }
 
-fn limited(mut resolv: Resolv) -> (Resolv, Option<String>) {
+fn limited(mut resolv: Resolv) -> (Resolv, Vec<String>) {
     let mut excess = vec![];
     if resolv.nameservers.len() > MAX_NAMESERVERS {
         resolv.nameservers.truncate(MAX_NAMESERVERS);
@@ -118,6 +120,7 @@ fn limited(mut resolv: Resolv) -> (Resolv, Option<String>) {
     }
     let before = resolv.searches.len();
     resolv.searches.truncate(MAX_SEARCHES);
+    resolv.searches.retain(|domain| domain.len() <= MAX_SEARCH);
     while resolv.searches.join(" ").len() > MAX_SEARCH_CHARS {
         resolv.searches.pop();
     }
@@ -127,7 +130,7 @@ fn limited(mut resolv: Resolv) -> (Resolv, Option<String>) {
             "Search Line limits were exceeded, some search paths have been omitted, the applied search line is: {kept}"
         ));
     }
-    (resolv, (!excess.is_empty()).then(|| excess.join("; ")))
+    (resolv, excess)
 }
 
 #[cfg(test)]
@@ -193,21 +196,23 @@ options ndots:5
             let spec = json!({"containers": [], "dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.1.1.1"], "searches": searches}});
             let pod: Pod = from_value(json!({"metadata": {"name": "p"}, "spec": spec})).unwrap();
             let (resolv, said) = of(&pod, Cluster { ip: None, domain: "d" }, &Resolv::default());
-            (resolv.searches.len(), said.is_some_and(|s| s.starts_with("Search Line limits were exceeded")))
+            (resolv.searches.len(), said.iter().any(|s| s.starts_with("Search Line limits were exceeded")))
         };
         let named = |n: usize, length: usize| (0..n).map(|i| format!("{i:0length$}")).collect();
         assert_eq!(said(named(32, 10)), (32, false));
         assert_eq!(said(named(33, 10)), (32, true));
         assert_eq!(said(named(21, 99)), (20, true), "2048 characters with the spaces between");
+        assert_eq!(said(vec!["a".repeat(254), "b".repeat(253)]), (1, true));
     }
 
     #[test]
     fn excess_is_cut_and_said() {
         let spec = json!({"containers": [], "dnsPolicy": "None",
-            "dnsConfig": {"nameservers": ["1.1.1.1", "2.2.2.2", "3.3.3.3", "4.4.4.4"]}});
+            "dnsConfig": {"nameservers": ["1.1.1.1", "2.2.2.2", "3.3.3.3", "4.4.4.4"], "searches": vec!["a".repeat(254)]}});
         let pod: Pod = from_value(json!({"metadata": {"name": "p"}, "spec": spec})).unwrap();
         let (resolv, said) = of(&pod, Cluster { ip: None, domain: "d" }, &Resolv::default());
         assert_eq!(resolv.nameservers.len(), 3);
-        assert!(said.unwrap().ends_with("1.1.1.1 2.2.2.2 3.3.3.3"));
+        assert_eq!(said.len(), 2, "{said:?}");
+        assert!(said[0].ends_with("1.1.1.1 2.2.2.2 3.3.3.3"));
     }
 }

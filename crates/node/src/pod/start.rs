@@ -126,10 +126,10 @@ async fn variables(
 fn files(ctx: &Context, pod: &Pod, attempt: &Attempt, directory: &Path, mounts: &mut Vec<Mount>) -> io::Result<()> {
     let (resolv, cut) = resolv_conf(ctx, pod);
     // Said once, with the file.
-    if let Some(said) = cut.filter(|_| !directory.join("resolv.conf").exists()) {
+    for said in cut.into_iter().filter(|_| !directory.join("resolv.conf").exists()) {
         ctx.recorder.pod(pod, None, Kind::Warning, "DNSConfigForming", said);
     }
-    let name = hosts::hostname(pod);
+    let name = hosts::kernel_name(pod, &ctx.config.dns.domain).map_err(io::Error::other)?;
     let own = [
         ("etc-hosts", "/etc/hosts", hosts_file(ctx, pod, attempt)?),
         ("resolv.conf", "/etc/resolv.conf", resolv.render()),
@@ -169,7 +169,7 @@ fn hosts_file(ctx: &Context, pod: &Pod, attempt: &Attempt) -> io::Result<String>
 }
 
 /// The file, and what had to be left out.
-pub fn resolv_conf(ctx: &Context, pod: &Pod) -> (resolv::Resolv, Option<String>) {
+pub fn resolv_conf(ctx: &Context, pod: &Pod) -> (resolv::Resolv, Vec<String>) {
     let dns = &ctx.config.dns;
     // A host without the file resolves nothing itself; the pod's own servers still serve.
     let host = fs::read_to_string(&dns.host_resolv_conf).unwrap_or_default();
@@ -201,17 +201,18 @@ fn build(
     let security = container.security_context.clone().unwrap_or_default();
     let capabilities = security.capabilities.clone().unwrap_or_default();
     let host_network = spec.host_network == Some(true);
+    let name = hosts::kernel_name(pod, &ctx.config.dns.domain).map_err(create)?;
     Ok(ContainerSpec {
         id: container_id(&uid, &container.name, attempt.number),
         user: user(spec, &security, &image.config.user)?,
         supplemental_groups: groups(spec),
-        env: merged(&image.config.env, variables, &hosts::hostname(pod)),
+        env: merged(&image.config.env, variables, &name),
         cwd: container
             .working_dir
             .clone()
             .filter(|d| !d.is_empty())
             .unwrap_or_else(|| image.config.working_dir.clone()),
-        hostname: (!host_network).then(|| hosts::hostname(pod)),
+        hostname: (!host_network).then_some(name),
         netns: attempt.network.as_ref().map(|a| a.netns.clone()),
         host_pid: spec.host_pid == Some(true),
         host_ipc: spec.host_ipc == Some(true),

@@ -70,6 +70,14 @@ spec:
   dnsPolicy: None
   dnsConfig: {nameservers: [10.96.0.10], searches: [svc.cluster.local], options: [{name: ndots, value: '2'}]}
   containers: [{name: main, image: names, imagePullPolicy: Never}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: many}
+spec:
+  terminationGracePeriodSeconds: 0
+  dnsConfig: {nameservers: [192.0.2.1, 192.0.2.2, 192.0.2.3]}
+  containers: [{name: main, image: names, imagePullPolicy: Never}]
 ";
 
 /// What a name is in a pod with the usual resolv.conf; nothing when it is none.
@@ -102,7 +110,7 @@ fn every_resolver_in_a_pod_finds_the_same() {
     load(&cluster);
     let k = cluster.kubectl(Kubectl::BuiltIn);
     k.apply(OBJECTS);
-    for pod in ["plain", "own"] {
+    for pod in ["plain", "own", "many"] {
         k.ok(&["wait", "--for=condition=Ready", &format!("pod/{pod}"), "--timeout=60s"]);
     }
     eventually("the node's server has what was applied last", || {
@@ -113,6 +121,7 @@ fn every_resolver_in_a_pod_finds_the_same() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     other_records(&k);
     own_configuration(&k);
+    too_many_resolvers(&k);
     walks_that_end_early(&cluster, &k);
 }
 
@@ -167,6 +176,18 @@ fn own_configuration(k: &Client<'_>) {
         // Not below the namespace, since that is not in the search path: the resolver outside has every name.
         assert_eq!(find("web"), ["192.0.2.99"], "{resolver:?}");
     }
+}
+
+/// A resolver reads three: the fourth is left out, and an event says so.
+fn too_many_resolvers(k: &Client<'_>) {
+    let conf = k.exec("many", &["busybox", "cat", "/etc/resolv.conf"]);
+    let servers: Vec<&str> = conf.lines().filter_map(|line| line.strip_prefix("nameserver ")).collect();
+    assert_eq!(servers, ["10.96.0.10", "192.0.2.1", "192.0.2.2"]);
+    let events = k.jsonpath(
+        &["events", "--field-selector", "involvedObject.name=many,reason=DNSConfigForming"],
+        "{.items[*].message}",
+    );
+    assert!(events.ends_with("the applied nameserver line is: 10.96.0.10 192.0.2.1 192.0.2.2"), "{events}");
 }
 
 /// With the option, an outside name costs the pod one question of each family instead of one for each suffix.
