@@ -124,3 +124,51 @@ async fn nothing_is_lost_between_watches() {
         .collect();
     assert_eq!(seen, want);
 }
+
+/// One that does not read holds up nobody, costs no more than the ring, and is ended when the ring has gone on without it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watcher_that_does_not_read_is_ended_alone() {
+    let api = Api::new().await;
+    let first = api.create(MAPS, map("a", "x")).await;
+    let path = format!("{MAPS}?watch=1&resourceVersion={}", version(&first));
+    let (mut slow, mut quick) = (api.watch(&path).await, api.watch(&path).await);
+    let (large, before) = ("x".repeat(500_000), resident());
+    for n in 0..100 {
+        api.merge(&format!("{MAPS}/a"), json!({"data": {"n": n.to_string(), "large": large}})).await;
+        let event = quick.next().await.expect("who reads is served");
+        assert_eq!(event["object"]["data"]["n"], n.to_string());
+    }
+    let grown = resident().saturating_sub(before);
+    assert!(grown < 200, "{grown} MB more, of a hundred changes");
+    let mut seen = 0;
+    while slow.next().await.is_some() {
+        seen += 1;
+    }
+    assert!(seen < 100, "it is told to begin anew");
+    api.merge(&format!("{MAPS}/a"), json!({"data": {"n": "last"}})).await;
+    assert_eq!(quick.next().await.unwrap()["object"]["data"]["n"], "last");
+}
+
+/// Megabytes that this process has.
+fn resident() -> usize {
+    let pages = std::fs::read_to_string("/proc/self/statm").unwrap();
+    (pages.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096) >> 20
+}
+
+/// Each address of a Service of two families is a change of its own.
+#[tokio::test]
+async fn changes_of_one_write_are_all_told() {
+    let store = std::sync::Arc::new(skiff_store::memory::Memory::new());
+    let api = Api::over(store, &["10.96.0.0/12", "fd00::/112"]).await;
+    let mut events =
+        api.watch("/apis/networking.k8s.io/v1/ipaddresses?watch=1&resourceVersion=0&labelSelector=!none").await;
+    let first = events.short().await;
+    assert!(first.starts_with("ADDED 10.96.0.1"), "{first}");
+    let service =
+        json!({"metadata": {"name": "two"}, "spec": {"ipFamilyPolicy": "RequireDualStack", "ports": [{"port": 80}]}});
+    let made = api.create("/api/v1/namespaces/default/services", service).await;
+    let mut told = vec![events.short().await, events.short().await];
+    told.sort();
+    let ip = |n: usize| format!("ADDED {}", made["spec"]["clusterIPs"][n].as_str().unwrap());
+    assert_eq!(told, [ip(0), ip(1)]);
+}

@@ -53,6 +53,12 @@ impl Change {
         Ok(Change { resource, rev, key, now, before, now_value, before_value, now_json, now_protobuf })
     }
 
+    /// Bytes of the objects that it holds, as stored.
+    pub(crate) fn size(&self) -> usize {
+        let both = self.now.iter().chain(&self.before);
+        both.map(|entry| entry.value.len()).sum()
+    }
+
     /// The object as it is after the change; None when it was deleted.
     pub(crate) fn now(&self) -> Option<&Value> {
         self.now_value.get_or_init(|| decode(self.resource, self.now.as_ref())).as_ref()

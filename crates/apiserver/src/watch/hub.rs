@@ -1,4 +1,6 @@
-//! The shared feeds: per resource one watch on the store, a ring of its latest changes and a broadcast to the watchers.
+//! The shared feeds: per resource one watch on the store and a ring of its latest changes, which all watchers read, each at
+//! its own pace. A watcher is a place in the ring: one that does not read costs nothing, and is ended when the ring has
+//! gone on without it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,17 +9,16 @@ use futures::StreamExt;
 use skiff_api::resources::Resource;
 use skiff_api::status::Status;
 use skiff_store::{Rev, Watch};
-use tokio::sync::broadcast::{self, Receiver, Sender};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::change::Change;
 use crate::storage::{self, Storage};
 use crate::{Result, object};
 
-/// Changes kept per resource for watchers that come back.
-const RING: usize = 1024;
-/// How far a watcher may fall behind before it is ended.
-const BACKLOG: usize = 4096;
+/// Changes kept per resource, for watchers that come back and those that are behind: so many, and so many bytes of objects.
+const RING: usize = 4096;
+const RING_BYTES: usize = 64 << 20;
 
 #[derive(Clone, Debug)]
 pub(crate) enum Notice {
@@ -36,21 +37,28 @@ pub(crate) struct Hubs {
     stop: CancellationToken,
 }
 
-struct Hub(Mutex<State>);
+pub(crate) struct Hub {
+    state: Mutex<State>,
+    /// Up to where the ring goes; also marked when the feed has ended.
+    newest: watch::Sender<Rev>,
+}
 
 struct State {
     ring: VecDeque<Arc<Change>>,
+    /// What the ring's objects take.
+    bytes: usize,
     /// The ring holds every change after this revision.
     floor: Rev,
-    /// None when the feed has ended.
-    live: Option<Sender<Notice>>,
+    live: bool,
 }
 
 /// One watcher's way to the changes.
 pub(crate) enum Feed {
     Shared {
-        backlog: VecDeque<Arc<Change>>,
-        live: Receiver<Notice>,
+        hub: Arc<Hub>,
+        /// Up to where it was told.
+        seen: Rev,
+        newest: watch::Receiver<Rev>,
     },
     /// From further back than the ring reaches: a watch of its own.
     Own(&'static Resource, Watch),
@@ -68,15 +76,29 @@ impl Feed {
     /// Safe to be dropped while it waits: nothing is lost.
     pub(crate) async fn next(&mut self) -> Result<Notice, End> {
         match self {
-            Feed::Shared { backlog, live } => match backlog.pop_front() {
-                Some(change) => Ok(Notice::Change(change)),
-                None => live.recv().await.map_err(|_| End::Closed),
+            Feed::Shared { hub, seen, newest } => loop {
+                // Looked at before the ring: what comes after that wakes.
+                newest.borrow_and_update();
+                if let Some(notice) = hub.after(*seen)? {
+                    *seen = notice.rev();
+                    return Ok(notice);
+                }
+                newest.changed().await.map_err(|_| End::Closed)?;
             },
             Feed::Own(resource, watch) => match watch.next().await {
                 None => Err(End::Closed),
                 Some(Err(e)) => Err(End::Failed(storage::status(e))),
                 Some(Ok(event)) => Ok(notice(resource, event)),
             },
+        }
+    }
+}
+
+impl Notice {
+    fn rev(&self) -> Rev {
+        match self {
+            Notice::Change(change) => change.rev,
+            Notice::Progress(rev) => *rev,
         }
     }
 }
@@ -113,7 +135,7 @@ impl Hubs {
     async fn hub(&self, resource: &'static Resource) -> Result<Arc<Hub>> {
         let mut hubs = self.hubs.lock().await;
         let view = (resource.group, resource.version, resource.plural);
-        if let Some(hub) = hubs.get(&view).filter(|h| h.lock().live.is_some()) {
+        if let Some(hub) = hubs.get(&view).filter(|h| h.lock().live) {
             return Ok(hub.clone());
         }
         let floor = self.storage.0.revision().await.map_err(storage::status)?;
@@ -134,33 +156,62 @@ impl Drop for Hubs {
 
 impl Hub {
     fn new(floor: Rev) -> Self {
-        Hub(Mutex::new(State { ring: VecDeque::new(), floor, live: Some(broadcast::channel(BACKLOG).0) }))
+        let state = State { ring: VecDeque::new(), bytes: 0, floor, live: true };
+        Hub { state: Mutex::new(state), newest: watch::channel(floor).0 }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// None when the ring does not reach back that far.
-    fn subscribe(&self, after: Rev) -> Option<Feed> {
-        let state = self.lock();
-        let live = state.live.as_ref()?.subscribe();
-        let backlog = || state.ring.iter().filter(|c| c.rev > after).cloned().collect();
-        (after >= state.floor).then(|| Feed::Shared { backlog: backlog(), live })
+    fn subscribe(self: &Arc<Self>, after: Rev) -> Option<Feed> {
+        let reaches = after >= self.lock().floor;
+        reaches.then(|| Feed::Shared { hub: self.clone(), seen: after, newest: self.newest.subscribe() })
     }
 
-    /// Into the ring and to the watchers under one lock, so that a subscriber finds a change in exactly one of them.
-    fn publish(&self, notice: Notice) {
-        let mut state = self.lock();
-        if let Notice::Change(change) = &notice {
-            state.ring.push_back(change.clone());
-            if state.ring.len() > RING {
-                state.floor = state.ring.pop_front().map_or(state.floor, |c| c.rev);
-            }
+    /// The first change after a revision; else that there is none up to a later one; None when there is nothing new.
+    fn after(&self, seen: Rev) -> Result<Option<Notice>, End> {
+        let state = self.lock();
+        if seen < state.floor {
+            return Err(End::Closed);
         }
-        if let Some(live) = &state.live {
-            // Nobody may be watching, which is fine.
-            let _ = live.send(notice);
+        let next = state.ring.partition_point(|change| change.rev <= seen);
+        if let Some(change) = state.ring.get(next) {
+            return Ok(Some(Notice::Change(change.clone())));
+        }
+        let newest = *self.newest.borrow();
+        match (newest > seen, state.live) {
+            (true, _) => Ok(Some(Notice::Progress(newest))),
+            (false, true) => Ok(None),
+            (false, false) => Err(End::Closed),
+        }
+    }
+
+    /// Into the ring first, so that whoever is woken finds it there.
+    fn publish(&self, notice: Notice) {
+        let rev = notice.rev();
+        if let Notice::Change(change) = notice {
+            self.lock().keep(change);
+        }
+        self.newest.send_replace(rev);
+    }
+
+    fn end(&self) {
+        self.lock().live = false;
+        // Wakes those who wait.
+        self.newest.send_modify(|_| {});
+    }
+}
+
+impl State {
+    fn keep(&mut self, change: Arc<Change>) {
+        self.bytes += change.size();
+        self.ring.push_back(change);
+        while self.ring.len() > RING || self.bytes > RING_BYTES && self.ring.len() > 1 {
+            let Some(oldest) = self.ring.pop_front() else { return };
+            self.bytes -= oldest.size();
+            self.floor = oldest.rev;
         }
     }
 }
@@ -180,5 +231,5 @@ async fn pump(hub: Arc<Hub>, mut watch: Watch, stop: CancellationToken, resource
             None => break,
         }
     }
-    hub.lock().live = None;
+    hub.end();
 }
