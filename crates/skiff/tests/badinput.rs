@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::{path::Path, process::Command};
+use std::{os::unix::fs::PermissionsExt, path::Path, process::Command};
 
 use common::{Client, Cluster, Home, Kubectl, eventually, machine::Machine, objects, text};
 use skiff_testkit::{registry::Registry, tools};
@@ -27,7 +27,8 @@ fn bad_input_gets_a_clear_answer() {
     }
     let dir = tempfile::tempdir().expect("a temporary directory");
     let registry = Registry::start(dir.path()).expect("a registry");
-    let cluster = Cluster::up("bad", &[]);
+    let audit = dir.path().join("audit.log");
+    let cluster = Cluster::up("bad", &["--audit-log-path", &audit.display().to_string()]);
     cluster.load_busybox();
     let pid = cluster.pid();
     for kind in judges() {
@@ -39,6 +40,26 @@ fn bad_input_gets_a_clear_answer() {
     pods(&cluster.kubectl(judges()[0]), &registry);
     assert_eq!(cluster.pid(), pid, "the daemon is the same");
     assert_eq!(cluster.kubectl(Kubectl::BuiltIn).ok(&["get", "--raw", "/readyz"]).trim(), "ok");
+    audited(&audit);
+}
+
+/// Who asked, for what, and what came of it, in a file that nobody else reads.
+fn audited(log: &Path) {
+    let mode = std::fs::metadata(log).expect("the audit log").permissions().mode() & 0o777;
+    assert_eq!(mode, 0o600);
+    let text = std::fs::read_to_string(log).expect("the audit log");
+    let events: Vec<serde_json::Value> = text.lines().map(|l| serde_json::from_str(l).expect("an event")).collect();
+    let refused = events.iter().find(|event| {
+        event["verb"] == "create"
+            && event["objectRef"]["resource"] == "services"
+            && event["responseStatus"]["code"] != 201
+    });
+    let refused = refused.expect("a refused Service");
+    assert_eq!(refused["user"]["username"], "kubernetes-admin", "{refused}");
+    assert_eq!(refused["sourceIPs"], serde_json::json!(["127.0.0.1"]), "{refused}");
+    assert!(
+        events.iter().any(|event| event["user"]["username"].as_str().is_some_and(|u| u.starts_with("system:node:")))
+    );
 }
 
 /// What the API refuses: an object, and what must be said of it.
