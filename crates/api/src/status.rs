@@ -14,11 +14,19 @@ pub struct Status {
     reason: &'static str,
     message: String,
     details: Map<String, Value>,
+    /// A token by which the rest of a list can still be had.
+    rest: Option<String>,
 }
 
 impl Status {
     pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Status { code, reason, message: message.into(), details: Map::new() }
+        Status { code, reason, message: message.into(), details: Map::new(), rest: None }
+    }
+
+    /// With a token for the rest of the list that could not be continued as of its revision.
+    pub fn rest(mut self, token: String) -> Self {
+        self.rest = Some(token);
+        self
     }
 
     /// With the details every error about one object carries; `kind` is the plural or, for Invalid, the kind.
@@ -206,6 +214,9 @@ impl Status {
             "reason": self.reason,
             "code": self.code,
         });
+        if let Some(token) = &self.rest {
+            status["metadata"]["continue"] = token.clone().into();
+        }
         if !self.details.is_empty() {
             let code = status.as_object_mut().and_then(|s| s.shift_remove("code"));
             status["details"] = self.details.clone().into();

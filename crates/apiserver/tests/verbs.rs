@@ -369,3 +369,55 @@ async fn paths_that_are_no_resources() {
         assert_eq!(api.send(Method::GET, path, "", "").await.status(), 200, "{path}");
     }
 }
+
+/// Every way to say of which revision a list is to be.
+#[tokio::test]
+async fn lists_by_revision() {
+    let store: std::sync::Arc<dyn skiff_store::Store> = std::sync::Arc::new(skiff_store::memory::Memory::new());
+    let api = Api::over(store.clone(), &["10.96.0.0/12"]).await;
+    let mut revisions = vec![];
+    for name in ["a", "b", "c"] {
+        let made = api.create(MAPS, map(name)).await;
+        revisions.push(made["metadata"]["resourceVersion"].as_str().unwrap().to_owned());
+    }
+    let (a, b) = (&revisions[0], &revisions[1]);
+    let (all, first): (&[&str], &[&str]) = (&["a", "b", "c"], &["a"]);
+    for (query, expected) in [
+        (String::new(), Ok(all)),
+        ("resourceVersion=0".into(), Ok(all)),
+        (format!("resourceVersion={a}"), Ok(all)),
+        (format!("resourceVersion={a}&resourceVersionMatch=NotOlderThan"), Ok(all)),
+        (format!("resourceVersion={a}&resourceVersionMatch=Exact"), Ok(first)),
+        (format!("resourceVersion={b}&resourceVersionMatch=Exact&limit=1"), Ok(first)),
+        (format!("resourceVersion={a}&limit=5"), Ok(first)),
+        ("resourceVersion=0&resourceVersionMatch=NotOlderThan&limit=1".into(), Ok(first)),
+        ("resourceVersion=0&resourceVersionMatch=Exact".into(), Err(400)),
+        ("resourceVersionMatch=Exact".into(), Err(400)),
+        ("resourceVersionMatch=NotOlderThan".into(), Err(400)),
+        (format!("resourceVersion={a}&resourceVersionMatch=Newest"), Err(400)),
+        ("resourceVersion=x".into(), Err(400)),
+        ("resourceVersion=99999".into(), Err(504)),
+        (format!("continue=e30&resourceVersion={a}"), Err(400)),
+        ("continue=nonsense".into(), Err(400)),
+    ] {
+        let (code, list) = api.get(&format!("{MAPS}?{query}")).await;
+        match expected {
+            Ok(want) => assert_eq!((code, names(&list).as_slice()), (200, want), "{query}"),
+            Err(want) => assert_eq!(code, want, "{query}: {list}"),
+        }
+    }
+
+    let (_, page) = api.get(&format!("{MAPS}?limit=1")).await;
+    let token = page["metadata"]["continue"].as_str().unwrap();
+    api.create(MAPS, map("b2")).await;
+    let (_, rest) = api.get(&format!("{MAPS}?limit=5&continue={token}")).await;
+    assert_eq!(names(&rest), ["b", "c"], "as of the first page's revision");
+    let newest = store.revision().await.unwrap();
+    store.compact(newest).await.unwrap();
+    assert_eq!(api.get(&format!("{MAPS}?resourceVersion={a}&resourceVersionMatch=Exact")).await.0, 410);
+    let (code, gone) = api.get(&format!("{MAPS}?limit=5&continue={token}")).await;
+    assert_eq!((code, &gone["reason"]), (410, &json!("Expired")));
+    let token = gone["metadata"]["continue"].as_str().expect("a token for the rest as it is now");
+    let (_, rest) = api.get(&format!("{MAPS}?limit=5&continue={token}")).await;
+    assert_eq!(names(&rest), ["b", "b2", "c"]);
+}

@@ -40,7 +40,7 @@ struct From {
     after: Option<String>,
 }
 
-/// What a continue token says. Opaque to clients.
+/// What a continue token says. Opaque to clients. Revision 0: the rest as it is now.
 #[derive(Serialize, Deserialize)]
 struct Token {
     rv: Rev,
@@ -67,7 +67,7 @@ fn from(call: &Call) -> Result<From> {
             return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
         }
         let token = Token::decode(token)?;
-        return Ok(From { at: Some(token.rv), after: Some(token.after) });
+        return Ok(From { at: Some(token.rv).filter(|rv| *rv > 0), after: Some(token.after) });
     }
     let rev: Option<Rev> = q.number("resourceVersion")?;
     match (how, rev) {
@@ -78,6 +78,10 @@ fn from(call: &Call) -> Result<From> {
         (Some("NotOlderThan"), None) => Err(Status::bad_request(
             "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
         )),
+        // The first page of a list is of the revision that was asked for, as the following ones are.
+        (None, Some(rev)) if rev > 0 && q.number("limit")?.is_some_and(|limit: usize| limit > 0) => {
+            Ok(From { at: Some(rev), after: None })
+        }
         (None | Some("NotOlderThan"), _) => Ok(From::default()),
         (Some(other), _) => Err(Status::bad_request(format!(
             "resourceVersionMatch: Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\""
@@ -105,12 +109,12 @@ pub(crate) async fn find(call: &Call) -> Result<Found> {
         reachable(call, call.query.number("resourceVersion")?).await?;
     }
     let prefix = object::prefix(call.resource(), call.namespace());
-    let continued = from.after.is_some();
+    let continued = from.after.clone();
     let (mut at, mut after, mut objects) = (from.at, from.after, Vec::new());
     loop {
         let chunk = if limit == 0 { 0 } else { CHUNK.max(limit) };
         let page = call.storage().0.list(&prefix, after.as_deref(), chunk, at).await;
-        let page = page.map_err(|e| list_error(e, continued))?;
+        let page = page.map_err(|e| list_error(e, continued.as_deref()))?;
         at = Some(page.rev);
         let read = take(call.resource(), &page, &selection, limit, &mut objects)?;
         let remaining = page.remaining + (page.entries.len() - read) as u64;
@@ -153,11 +157,15 @@ fn metadata(rev: Rev, remaining: u64, after: Option<String>, selection: &Selecti
     metadata
 }
 
-fn list_error(error: Error, continued: bool) -> Status {
-    match error {
-        Error::Compacted { .. } if continued => Status::expired(
-            "The provided continue parameter is too old to display a consistent list result. You must start a new list without the continue parameter.",
-        ),
-        other => storage::status(other),
+/// A list that is too old to go on as of its revision can go on as things are now, by another token.
+fn list_error(error: Error, continued: Option<&str>) -> Status {
+    match (error, continued) {
+        (Error::Compacted { .. }, Some(after)) => {
+            let why = "The provided continue parameter is too old to display a consistent list result. You can start a new list \
+                       without it, or use the continue token in this response to retrieve the remainder of the results: they \
+                       then show what was created, changed and deleted meanwhile.";
+            Status::expired(why).rest(Token { rv: 0, after: after.into() }.encode())
+        }
+        (other, _) => storage::status(other),
     }
 }
