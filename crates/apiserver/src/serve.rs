@@ -30,6 +30,9 @@ fn connections() -> usize {
     CONNECTIONS.min((files / 5 * 3) as usize)
 }
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How often a silent HTTP/2 client is asked whether it is there, and how long it may take to say so.
+const PING: Duration = Duration::from_secs(30);
+const PONG: Duration = Duration::from_secs(20);
 /// What requests in flight get to finish when the server stops.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -104,6 +107,8 @@ async fn connection(
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30)).max_buf_size(1 << 20);
     builder.http2().timer(TokioTimer::new()).max_concurrent_streams(1000).max_header_list_size(1 << 20);
+    // Of a client that is gone without a word the connection would stay for ever, and its watches with it.
+    builder.http2().keep_alive_interval(Some(PING)).keep_alive_timeout(PONG);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     tokio::pin!(connection);
     tokio::select! {

@@ -6,6 +6,7 @@ mod controller;
 mod matrix;
 mod python;
 mod transcript;
+mod typed;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
