@@ -13,14 +13,15 @@ pub struct Status {
     code: u16,
     reason: &'static str,
     message: String,
-    details: Map<String, Value>,
+    /// Boxed, as every call's result has room for a Status.
+    details: Box<Map<String, Value>>,
     /// A token by which the rest of a list can still be had.
     rest: Option<String>,
 }
 
 impl Status {
     pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Status { code, reason, message: message.into(), details: Map::new(), rest: None }
+        Status { code, reason, message: message.into(), details: Box::default(), rest: None }
     }
 
     /// With a token for the rest of the list that could not be continued as of its revision.
@@ -219,7 +220,7 @@ impl Status {
         }
         if !self.details.is_empty() {
             let code = status.as_object_mut().and_then(|s| s.shift_remove("code"));
-            status["details"] = self.details.clone().into();
+            status["details"] = (*self.details).clone().into();
             status["code"] = code.unwrap_or_default();
         }
         status

@@ -104,7 +104,7 @@ async fn a_second_start_writes_nothing() {
 
 #[tokio::test]
 async fn a_server_on_loopback_starts_and_has_no_endpoints() {
-    let api = Api { server: Server::new(config("127.0.0.1:6443"), Arc::new(Memory::new())).await.unwrap() };
+    let api = Api::of(Server::new(config("127.0.0.1:6443"), Arc::new(Memory::new())).await.unwrap());
     let (code, endpoints) = api.get("/api/v1/namespaces/default/endpoints/kubernetes").await;
     assert_eq!((code, endpoints["subsets"].as_array().map_or(0, Vec::len)), (200, 0));
     let (code, service) = api.get("/api/v1/namespaces/default/services/kubernetes").await;

@@ -66,7 +66,7 @@ fn fields(mut bytes: &[u8]) -> Vec<(u64, &[u8])> {
     all
 }
 
-fn first<'a>(bytes: &'a [u8], number: u64) -> &'a [u8] {
+fn first(bytes: &[u8], number: u64) -> &[u8] {
     fields(bytes).into_iter().find(|(n, _)| *n == number).unwrap_or_else(|| panic!("no field {number}")).1
 }
 

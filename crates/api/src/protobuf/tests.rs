@@ -258,7 +258,7 @@ fn sample(table: &Table, node: &Node, depth: usize) -> Value {
         Node::Int(_) => (-7).into(),
         Node::Number => 0.5.into(),
         Node::IntOrString => {
-            if depth % 2 == 0 {
+            if depth.is_multiple_of(2) {
                 8080.into()
             } else {
                 "http".into()

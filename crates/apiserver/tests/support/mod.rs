@@ -30,14 +30,19 @@ impl Api {
         let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
         let mut config = Config::new("test", "192.0.2.1:6443".parse().unwrap(), &key);
         config.service_cidrs = ranges.iter().map(|r| r.parse().unwrap()).collect();
-        Api { server: Server::new(config, store).await.unwrap(), who: Identity::admin() }
+        Api::of(Server::new(config, store).await.unwrap())
     }
 
     /// One of several servers on a store, reached at this address.
     pub(crate) async fn one_of(store: &Arc<dyn Store>, advertise: &str) -> Api {
         let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
         let config = Config { shared: true, ..Config::new("test", advertise.parse().unwrap(), &key) };
-        Api { server: Server::new(config, store.clone()).await.unwrap(), who: Identity::admin() }
+        Api::of(Server::new(config, store.clone()).await.unwrap())
+    }
+
+    /// Asked by the administrator.
+    pub(crate) fn of(server: Arc<Server>) -> Api {
+        Api { server, who: Identity::admin() }
     }
 
     /// The same server, asked by somebody else.
