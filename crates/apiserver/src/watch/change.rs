@@ -53,6 +53,14 @@ impl Change {
         Ok(Change { resource, rev, key, now, before, now_value, before_value, now_json, now_protobuf })
     }
 
+    /// The same change as it came, without what has been made of it.
+    pub(crate) fn bare(&self) -> Change {
+        let (now_value, before_value, now_json, now_protobuf) = Default::default();
+        let (now, before) = (self.now.clone(), self.before.clone());
+        let (resource, rev, key) = (self.resource, self.rev, self.key.clone());
+        Change { resource, rev, key, now, before, now_value, before_value, now_json, now_protobuf }
+    }
+
     /// Bytes of the objects that it holds, as stored.
     pub(crate) fn size(&self) -> usize {
         let both = self.now.iter().chain(&self.before);

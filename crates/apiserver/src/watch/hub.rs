@@ -18,7 +18,9 @@ use crate::{Result, object};
 
 /// Changes kept per resource, for watchers that come back and those that are behind: so many, and so many bytes of objects.
 const RING: usize = 4096;
-const RING_BYTES: usize = 64 << 20;
+const RING_BYTES: usize = 32 << 20;
+/// Of so many of the latest changes the ring also keeps what was made of them, which takes ten times the room.
+const FRESH: usize = 32;
 
 #[derive(Clone, Debug)]
 pub(crate) enum Notice {
@@ -208,6 +210,9 @@ impl State {
     fn keep(&mut self, change: Arc<Change>) {
         self.bytes += change.size();
         self.ring.push_back(change);
+        if let Some(stale) = self.ring.len().checked_sub(FRESH + 1) {
+            self.ring[stale] = Arc::new(self.ring[stale].bare());
+        }
         while self.ring.len() > RING || self.bytes > RING_BYTES && self.ring.len() > 1 {
             let Some(oldest) = self.ring.pop_front() else { return };
             self.bytes -= oldest.size();
