@@ -208,3 +208,35 @@ async fn a_collection_of_services_is_deleted() {
     let (_, addresses) = api.get(ADDRESSES).await;
     assert_eq!(addresses["items"].as_array().unwrap().len(), 2);
 }
+
+/// A port of a node is one thing; a change of type wipes what is left of the ports, and a balancer's status says something.
+#[tokio::test]
+async fn ports_between_types_and_checks() {
+    let api = Api::new().await;
+    let path = "/api/v1/namespaces/default/services";
+    let port = |name: &str, port: u16, node: u16| json!({"name": name, "port": port, "nodePort": node});
+    let made = api.create(path, json!({"metadata": {"name": "a"}, "spec": {"type": "NodePort", "ports": [port("x", 80, 31000), port("y", 81, 31001)]}})).await;
+    let mut next = made.clone();
+    next["spec"]["type"] = "ClusterIP".into();
+    next["spec"]["ports"].as_array_mut().unwrap().pop();
+    let (code, changed) = api.json(Method::PUT, &format!("{path}/a"), next).await;
+    assert_eq!((code, changed["spec"]["ports"][0].get("nodePort")), (200, None), "{changed}");
+
+    let balancer = |name: &str, check: u16, node: u16| {
+        json!({"metadata": {"name": name}, "spec": {"type": "LoadBalancer", "externalTrafficPolicy": "Local",
+            "healthCheckNodePort": check, "ports": [port("x", 80, node)]}})
+    };
+    let (code, refused) = api.json(Method::POST, path, balancer("both", 31005, 31005)).await;
+    assert_eq!(code, 500, "as in the reference: {refused}");
+    assert!(refused["message"].as_str().unwrap().contains("provided port is already allocated"), "{refused}");
+    api.create(path, balancer("b", 31005, 31006)).await;
+    for (ingress, words) in [
+        (json!({"ip": "192.0.2.1", "ipMode": "Foo"}), "supported values: \"Proxy\", \"VIP\""),
+        (json!({"hostname": "a.example", "ipMode": "VIP"}), "may not be specified when `ip` is not set"),
+    ] {
+        let body = json!({"status": {"loadBalancer": {"ingress": [ingress]}}});
+        let (code, refused) = api.merge(&format!("{path}/b/status"), body).await;
+        assert_eq!(code, 422, "{refused}");
+        assert!(refused["message"].as_str().unwrap().contains(words), "{refused}");
+    }
+}

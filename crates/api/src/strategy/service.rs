@@ -20,6 +20,10 @@ pub fn needs_node_port(service: &Value) -> bool {
     }
 }
 
+fn may_have_node_ports(service: &Value) -> bool {
+    matches!(text(service, "spec.type"), "NodePort" | "LoadBalancer")
+}
+
 pub fn needs_health_check_port(service: &Value) -> bool {
     text(service, "spec.type") == "LoadBalancer" && text(service, "spec.externalTrafficPolicy") == "Local"
 }
@@ -112,7 +116,9 @@ fn drop_what_no_longer_applies(new: &mut Value, old: &Value) {
         drop_unchanged(new, old, "ipFamilies");
         drop_unchanged(new, old, "ipFamilyPolicy");
     }
-    if lost(needs_node_port, new) && !is_load_balancer(new) && node_ports(new) == node_ports(old) {
+    // Ports may go or change meanwhile, as long as no node port is new.
+    let had = node_ports(old);
+    if lost(may_have_node_ports, new) && node_ports(new).iter().all(|port| had.contains(port)) {
         each_mut(new, "spec.ports").for_each(|p| {
             remove(p, "nodePort");
         });
@@ -133,10 +139,7 @@ fn drop_what_no_longer_applies(new: &mut Value, old: &Value) {
 }
 
 fn node_ports(service: &Value) -> Vec<i64> {
-    let mut ports: Vec<i64> =
-        list(service, "spec.ports").iter().map(|p| int(p, "nodePort")).filter(|p| *p != 0).collect();
-    ports.sort_unstable();
-    ports
+    list(service, "spec.ports").iter().map(|p| int(p, "nodePort")).filter(|p| *p != 0).collect()
 }
 
 /// Only a LoadBalancer has a load balancer's status.

@@ -325,6 +325,13 @@ pub(super) fn status(new: &Value) -> Errors {
         if !ip.is_empty() {
             errors.extend(each(&at.child("ip"), ip, names::ip(ip)));
         }
+        match (text(entry, "ipMode"), ip.is_empty()) {
+            ("", _) | ("VIP" | "Proxy", false) => {}
+            (_, true) => {
+                errors.push(Error::forbidden(&at.child("ipMode"), "may not be specified when `ip` is not set"));
+            }
+            (mode, false) => errors.push(Error::not_supported(&at.child("ipMode"), mode, &["Proxy", "VIP"])),
+        }
         if !hostname.is_empty() {
             errors.extend(each(&at.child("hostname"), hostname, names::subdomain(hostname)));
             if hostname.parse::<IpAddr>().is_ok() {

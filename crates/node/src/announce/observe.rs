@@ -12,7 +12,7 @@ use k8s_openapi::api::{
 };
 use kube::{Client, ResourceExt};
 use skiff_client::watch::{Config, Event, Watch};
-use skiff_services::model::{LABEL_SERVICE_NAME, Slice, TrafficPolicy};
+use skiff_services::model::{Endpoint, LABEL_SERVICE_NAME, Slice, TrafficPolicy};
 
 use super::choose::{Balancer, Cluster};
 
@@ -107,8 +107,14 @@ struct Known {
     local: bool,
 }
 
-/// The Service's name and the nodes with a ready endpoint.
-type Homes = (String, BTreeSet<String>);
+/// Where a slice's endpoints are.
+struct Homes {
+    service: String,
+    /// Nodes with a ready endpoint.
+    ready: BTreeSet<String>,
+    /// Nodes with one that still serves while it ends: the proxy uses it where none is ready.
+    ending: BTreeSet<String>,
+}
 
 #[derive(Default)]
 pub(super) struct Observed {
@@ -151,8 +157,13 @@ impl Observed {
 impl Cluster for Observed {
     fn balancers(&self) -> Vec<Balancer> {
         let homes = |(namespace, name): &Key| {
-            let of_service = |(at, home): &(&Key, &Homes)| at.0 == *namespace && home.0 == *name;
-            self.slices.objects.iter().filter(of_service).flat_map(|(_, home)| home.1.clone()).collect()
+            let of_service = |(at, home): &(&Key, &Homes)| at.0 == *namespace && home.service == *name;
+            let slices = || self.slices.objects.iter().filter(of_service).map(|(_, home)| home);
+            let ready: BTreeSet<String> = slices().flat_map(|home| home.ready.clone()).collect();
+            match ready.is_empty() {
+                true => slices().flat_map(|home| home.ending.clone()).collect(),
+                false => ready,
+            }
         };
         let balancer =
             |(key, known): (&Key, &Known)| Balancer { ips: known.ips.clone(), only: known.local.then(|| homes(key)) };
@@ -181,6 +192,41 @@ fn is_able(node: &Node) -> bool {
 fn homes(slice: &EndpointSlice) -> Option<Homes> {
     let service = slice.labels().get(LABEL_SERVICE_NAME)?.clone();
     let slice = Slice::from_api(slice)?;
-    let ready = slice.endpoints.iter().filter(|e| e.ready);
-    Some((service, ready.filter_map(|e| e.node.as_deref().map(str::to_owned)).collect()))
+    let nodes = |which: fn(&Endpoint) -> bool| {
+        let endpoints = slice.endpoints.iter().filter(|e| which(e));
+        endpoints.filter_map(|e| e.node.as_deref().map(str::to_owned)).collect()
+    };
+    Some(Homes { service, ready: nodes(|e| e.ready), ending: nodes(|e| e.serving && e.terminating) })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn a_local_balancer_is_where_its_endpoints_are_to_the_last() {
+        let service = json!({"metadata": {"namespace": "default", "name": "web"},
+            "spec": {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "clusterIP": "10.96.0.5", "ports": [{"port": 80}]},
+            "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.1"}]}}});
+        let slice = |endpoints: Value| {
+            let slice = json!({"metadata": {"namespace": "default", "name": "web-1", "labels": {LABEL_SERVICE_NAME: "web"}},
+                "addressType": "IPv4", "ports": [], "endpoints": endpoints});
+            Seen::Slice(Event::Apply(serde_json::from_value(slice).unwrap()))
+        };
+        let endpoint = |node: &str, ready: bool, terminating: bool| {
+            let conditions = json!({"ready": ready, "serving": true, "terminating": terminating});
+            json!({"addresses": ["10.244.0.1"], "nodeName": node, "conditions": conditions})
+        };
+        let mut seen = Observed::default();
+        seen.take(Seen::Service(Event::Apply(serde_json::from_value(service).unwrap())));
+        let homes = |seen: &Observed| seen.balancers()[0].only.clone().unwrap().into_iter().collect::<Vec<_>>();
+        seen.take(slice(json!([endpoint("a", true, false), endpoint("b", false, true)])));
+        assert_eq!(homes(&seen), ["a"]);
+        seen.take(slice(json!([endpoint("b", false, true)])));
+        assert_eq!(homes(&seen), ["b"], "connections there still have an address");
+        seen.take(slice(json!([])));
+        assert_eq!(homes(&seen), [""; 0]);
+    }
 }

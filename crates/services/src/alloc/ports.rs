@@ -112,7 +112,10 @@ fn moved_health_check(service: &Value, old: Option<&Value>) -> Option<Error> {
 fn health_check(service: &mut Value, filling: &mut Filling<'_>, random: &mut dyn FnMut() -> u64) -> Option<Error> {
     let asked = int(service, "spec.healthCheckNodePort");
     let wish = u16::try_from(asked).ok().filter(|p| *p != 0);
-    match filling.choose(wish, random()) {
+    // One port of a node is either a frontend or the health check.
+    let own = list(service, "spec.ports").iter().any(|p| asked != 0 && int(p, "nodePort") == asked);
+    let chosen = if own { Err(RangeError::PortTaken) } else { filling.choose(wish, random()) };
+    match chosen {
         Ok(port) => {
             if let Some(spec) = get_mut(service, "spec") {
                 set(spec, "healthCheckNodePort", port);
