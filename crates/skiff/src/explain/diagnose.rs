@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1::{Pod, Service, ServicePort};
 pub(super) use self::endpoints::pod_at;
 use super::{
     evidence::{Attempt, Client, Connected, Evidence, Kind, Way},
-    objects::{Via, id, namespace},
+    objects::{Via, id, name, namespace},
     question::Target,
     report::{Broken, Hop, Place, Report, State, Walk},
 };
@@ -147,6 +147,12 @@ fn kubectl(namespace: &str) -> String {
 
 fn kubectl_for(service: &Service) -> String {
     kubectl(namespace(&service.metadata))
+}
+
+/// The command that writes these fields into the Service's spec. Every kubectl has it, also the built-in one.
+fn patch(service: &Service, spec: &serde_json::Value) -> String {
+    let change = serde_json::json!({ "spec": spec });
+    format!("{} patch svc {} --type=merge -p '{change}'", kubectl_for(service), name(&service.metadata))
 }
 
 /// The Service that the question means by its name; None when it means an address or there is no such Service.

@@ -75,19 +75,33 @@ fn run(args: &[String]) -> Result<()> {
             None => text::emit(&verbs::overview()),
         };
     }
-    let Some((verb, used)) = verbs::find(first, word(1)) else {
+    let Some(understood) = understand(args) else {
         return match verbs::group(first) {
             Some(group) => text::emit(&group),
             None => Err(Error::Plain(format!("unknown command {first:?} for \"kubectl\""))),
         };
     };
-    let rest: Vec<String> =
-        args.iter().enumerate().filter(|(at, _)| !words[..used].contains(at)).map(|(_, a)| a.clone()).collect();
-    let args = flags::parse(&rest, verb.flags).map_err(|e| usage(verb, e))?;
+    let (verb, args) = understood?;
     if args.on("help") {
         return text::emit(&verbs::help(verb));
     }
     perform(verb, &args)
+}
+
+/// The verb that the words name, and its arguments; None where they name none.
+fn understand(args: &[String]) -> Option<Result<(&'static Verb, Args)>> {
+    let words = flags::leading_words(args);
+    let word = |at: usize| words.get(at).map(|&at| args[at].as_str());
+    let (verb, used) = verbs::find(word(0)?, word(1))?;
+    let rest: Vec<String> =
+        args.iter().enumerate().filter(|(at, _)| !words[..used].contains(at)).map(|(_, a)| a.clone()).collect();
+    Some(flags::parse(&rest, verb.flags).map(|args| (verb, args)).map_err(|e| usage(verb, e)))
+}
+
+/// Whether there is such a command here: other parts of skiff advise no other.
+#[cfg(test)]
+pub(crate) fn knows(args: &[String]) -> bool {
+    understand(args).is_some_and(|understood| understood.is_ok())
 }
 
 fn usage(verb: &Verb, error: Error) -> Error {

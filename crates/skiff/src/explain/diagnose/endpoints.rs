@@ -9,6 +9,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::util::intstr::IntOrString,
 };
+use serde_json::json;
 use skiff_nft::trace::{Fate, Outcome};
 use skiff_services::model::LABEL_SERVICE_NAME;
 
@@ -22,7 +23,7 @@ use super::{
         },
         report::{Broken, Place},
     },
-    Step, Subject, kubectl, kubectl_for, pods, rules, service_words,
+    Step, Subject, kubectl, kubectl_for, patch, pods, rules, service_words,
 };
 
 /// What the kernel does, or where it was not asked what it should do.
@@ -97,11 +98,7 @@ fn dropped(e: &Evidence, attempt: &Attempt, service: &Service, via: Via) -> Step
                 client.ip
             ),
         )
-        .mend(format!(
-            "{} edit svc {}    # spec.loadBalancerSourceRanges",
-            kubectl_for(service),
-            name(&service.metadata)
-        ));
+        .mend(patch(service, &json!({"loadBalancerSourceRanges": with_client(&ranges, client.ip)})));
         return Step::broken(seen, broken);
     }
     let field = if via == Via::ClusterIp { "internalTrafficPolicy" } else { "externalTrafficPolicy" };
@@ -118,16 +115,16 @@ fn dropped(e: &Evidence, attempt: &Attempt, service: &Service, via: Via) -> Step
         ),
     )
     .details((!nodes.is_empty()).then(|| format!("Its ready pods are on node {nodes}.")))
-    .mend(format!(
-        "{} patch svc {} --type=merge -p '{{\"spec\":{{\"{field}\":\"Cluster\"}}}}'",
-        kubectl_for(service),
-        name(&service.metadata)
-    ));
+    .mend(patch(service, &json!({field: "Cluster"})));
     let other_way = elsewhere.first().filter(|_| via == Via::NodePort).and_then(|node| address_of(e, node));
     Step::broken(
         seen,
         broken.mends(other_way.map(|ip| format!("or connect to {ip}:{}, a node that has one", attempt.way.to.port()))),
     )
+}
+
+fn with_client(ranges: &[String], client: IpAddr) -> Vec<String> {
+    ranges.iter().cloned().chain([ipnet::IpNet::from(client).to_string()]).collect()
 }
 
 fn address_of(e: &Evidence, node: &str) -> Option<IpAddr> {
@@ -170,7 +167,7 @@ pub(super) fn none(e: &Evidence, service: &Service, port: Option<&ServicePort>) 
 }
 
 fn matches_nothing(e: &Evidence, service: &Service, wanted: &std::collections::BTreeMap<String, String>) -> Broken {
-    let (ns, own, says) = (namespace(&service.metadata), name(&service.metadata), pairs(wanted));
+    let (ns, says) = (namespace(&service.metadata), pairs(wanted));
     let broken = Broken::new(
         Place::Endpoints,
         "selectorMatchesNothing",
@@ -179,7 +176,6 @@ fn matches_nothing(e: &Evidence, service: &Service, wanted: &std::collections::B
     let living = || e.cluster.pods.iter().filter(|p| !is_over(p));
     let here: Vec<&Pod> = living().filter(|p| namespace(&p.metadata) == ns).collect();
     if let Some(near) = nearest::pods(wanted, &here) {
-        let patch = serde_json::json!({"spec": {"selector": near.change}});
         return broken
             .detail(format!(
                 "{} {} ({}); the selector says {says}.",
@@ -187,7 +183,7 @@ fn matches_nothing(e: &Evidence, service: &Service, wanted: &std::collections::B
                 pairs(&near.carry),
                 some(&near.pods)
             ))
-            .mend(format!("{} patch svc {own} --type=merge -p '{patch}'", kubectl(ns)));
+            .mend(patch(service, &json!({"selector": near.change})));
     }
     let takes = |p: &&Pod| wanted.iter().all(|(k, v)| p.metadata.labels.as_ref().is_some_and(|l| l.get(k) == Some(v)));
     let elsewhere: Vec<String> = living().filter(takes).map(|p| id(&p.metadata)).collect();
@@ -205,7 +201,14 @@ fn matches_nothing(e: &Evidence, service: &Service, wanted: &std::collections::B
         false => broken.detail(format!("No pod of namespace {ns} carries a label like it.")),
     }
     .mend(format!("{} get pods --show-labels", kubectl(ns)))
-    .mend(format!("{} edit svc {own}    # spec.selector", kubectl(ns)))
+    .mend(patch(service, &json!({"selector": instead(wanted)})) + "    # the label that its pods carry")
+}
+
+/// A merge patch keeps the keys that it does not name.
+fn instead(wanted: &std::collections::BTreeMap<String, String>) -> serde_json::Value {
+    let mut change: serde_json::Map<_, _> = wanted.keys().map(|key| (key.clone(), serde_json::Value::Null)).collect();
+    change.insert("app".into(), "NAME".into());
+    change.into()
 }
 
 fn count(n: usize, one: &str, several: &str) -> String {
@@ -296,7 +299,7 @@ fn without_selector(e: &Evidence, service: &Service, port: Option<&ServicePort>)
             format!("{} has no selector, and nobody has written endpoints for it.", service_words(service)),
         )
         .detail(format!("Without a selector its endpoints are those of an EndpointSlice with the label {LABEL_SERVICE_NAME}={own}, or of an Endpoints object named {own}."))
-        .mend(format!("{} set selector svc {own} app=NAME    # or write an EndpointSlice", kubectl(ns)));
+        .mend(patch(service, &json!({"selector": {"app": "NAME"}})) + "    # or write an EndpointSlice");
     }
     let wanted = port.and_then(|p| p.name.clone()).unwrap_or_default();
     let names: BTreeSet<String> = slices

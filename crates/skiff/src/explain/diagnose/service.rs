@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Service, ServicePort};
+use serde_json::json;
 use skiff_services::model::Protocol;
 
 use super::{
@@ -14,7 +15,7 @@ use super::{
         },
         report::{Broken, Place},
     },
-    Step, Subject, endpoints, kubectl_for, meant, service_words,
+    Step, Subject, endpoints, kubectl_for, meant, patch, service_words,
 };
 
 /// What must be said before any single way: a headless Service without endpoints has none, and a way needs a port.
@@ -29,7 +30,10 @@ pub(super) fn of_all_ways(e: &Evidence) -> Option<Step> {
         }
         Some(service) => {
             let broken = Broken::new(Place::Service, "noPorts", format!("{} has no ports.", service_words(service)))
-                .mend(format!("{} edit svc {}", kubectl_for(service), name(&service.metadata)));
+                .mend(
+                    patch(service, &json!({"ports": [{"port": 80}]}))
+                        + "    # with a targetPort, where pods listen on another",
+                );
             Some(Step::broken([], broken))
         }
         None => {

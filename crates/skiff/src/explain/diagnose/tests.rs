@@ -177,9 +177,25 @@ fn check(scene: Scene, place: Place, cause: &str, words: &[&str]) {
     let broken = report.broken.clone().unwrap_or_else(|| panic!("{cause}: nothing is broken: {report:#?}"));
     assert_eq!((broken.hop, broken.cause), (place, cause), "{broken:#?}");
     assert!(!report.works && !broken.mend.is_empty(), "{cause} has no remedy");
+    broken.mend.iter().for_each(|m| exists(m));
     let text = super::super::report::render(&report, false);
     for word in words {
         assert!(text.contains(word), "{cause} does not say {word:?}:\n{text}");
+    }
+}
+
+/// Advice that is a command is one that there is, for stock kubectl users and for those of the built-in one.
+fn exists(mend: &str) {
+    let command = mend.split("    #").next().unwrap_or_default().split(" | ").next().unwrap_or_default();
+    let words: Vec<String> =
+        command.trim_start_matches("sudo ").split(' ').map(|w| w.trim_matches('\'').into()).collect();
+    match words[0].as_str() {
+        "kubectl" => assert!(crate::kubectl::knows(&words[1..]), "no such command: {mend}"),
+        "skiff" => {
+            let read = <crate::cli::Cli as clap::Parser>::try_parse_from(&words);
+            assert!(read.is_ok(), "{mend}: {}", read.err().map(|e| e.to_string()).unwrap_or_default());
+        }
+        _ => {}
     }
 }
 
@@ -398,7 +414,9 @@ fn endpoints_that_are_not_for_this_client() {
     let guarded = service(json!({"spec": {"type": "LoadBalancer", "loadBalancerSourceRanges": ["192.0.2.0/24"]},
         "status": {"loadBalancer": {"ingress": [{"ip": "172.31.255.1"}]}}}));
     let scene = Scene::asking("172.31.255.1:80", Kind::Outside).services(&[guarded]);
-    check(scene.attempt("172.31.255.1:80", drops()), place, "sourceNotAdmitted", &["192.0.2.0/24", "10.244.0.2"]);
+    let right = "{\"spec\":{\"loadBalancerSourceRanges\":[\"192.0.2.0/24\",\"10.244.0.2/32\"]}}";
+    let words = ["192.0.2.0/24", "10.244.0.2", right];
+    check(scene.attempt("172.31.255.1:80", drops()), place, "sourceNotAdmitted", &words);
 }
 
 #[test]
