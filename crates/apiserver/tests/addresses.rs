@@ -233,6 +233,41 @@ async fn a_store_from_before_gets_its_addresses() {
 }
 
 #[tokio::test]
+async fn what_does_not_fit_of_node_ports_is_told() {
+    use skiff_apiserver::{Config, Server};
+    use skiff_store::{Expect, Store};
+    let store = Arc::new(Memory::new());
+    let first = Api::over(store.clone(), &["10.96.0.0/16"]).await;
+    for (name, port) in [("a", 31000), ("b", 32000)] {
+        let spec = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": port}]});
+        first.create(SERVICES, service(name, spec)).await;
+    }
+    drop(first);
+    store.delete("/skiff/nodeports/31000", Expect::Any).await.unwrap();
+    // Another server, with other ports to give out.
+    let key = rcgen::KeyPair::generate().unwrap().serialize_pem();
+    let config = Config::new("test", "192.0.2.1:6443".parse().unwrap(), &key);
+    let config = Config { node_port_range: 31000..=31009, ..config };
+    let second = Api::of(Server::new(config, store.clone()).await.unwrap());
+    let (_, events) = second.get(EVENTS).await;
+    let told: BTreeSet<(&str, &str, &str)> = events["items"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|e| (e["involvedObject"]["name"].as_str(), e["reason"].as_str(), e["message"].as_str()))
+        .map(|(name, reason, message)| (name.unwrap(), reason.unwrap(), message.unwrap()))
+        .collect();
+    let out = "Port 32000 is not within the port range 31000-31009; please recreate service";
+    assert_eq!(
+        told,
+        [("a", "PortNotAllocated", "Port 31000 is not allocated; repairing"), ("b", "PortOutOfRange", out),].into()
+    );
+    assert_eq!(events["items"][0]["source"]["component"], "portallocator-repair-controller");
+    let record = store.get("/skiff/nodeports/31000").await.unwrap().expect("the record is back");
+    assert_eq!(&*record.value, b"default/a");
+}
+
+#[tokio::test]
 async fn making_a_service_walks_over_nothing() {
     use skiff_store::faulty::{Act, Faulty, Op};
     use std::sync::atomic::{AtomicUsize, Ordering};

@@ -15,7 +15,6 @@ const TYPES: &[&str] = &["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"
 const SOURCE_RANGES: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
 const TOPOLOGY_HINTS: &str = "service.kubernetes.io/topology-aware-hints";
 const TOPOLOGY_MODE: &str = "service.kubernetes.io/topology-mode";
-const KUBELET_PORT: i64 = 10250;
 const AFFINITY_MAX: i64 = 86400;
 
 fn spec() -> Path {
@@ -38,15 +37,16 @@ pub(super) fn check(new: &Value, old: Option<&Value>) -> Errors {
     }
     errors.extend(topology(new));
     errors.extend(of_type(new));
-    errors.extend(ports(new));
+    errors.extend(each_port(new));
     errors.extend(meta::labels(new, "spec.selector", &spec().child("selector")));
     errors.extend(affinity(new));
+    errors.extend(addresses::check(new));
     errors.extend(external_ips(new));
     errors.extend(one_of(&spec().child("type"), kind(new), TYPES));
+    errors.extend(ports_together(new));
     errors.extend(source_ranges(new));
     errors.extend(load_balancer_only(new));
     errors.extend(traffic_policies(new));
-    errors.extend(addresses::check(new));
     errors
 }
 
@@ -73,13 +73,6 @@ fn of_type(service: &Value) -> Errors {
                 let why = format!("may not be set to 'None' for {kind} services");
                 errors.push(Error::invalid(&spec().child("clusterIPs").index(0), "None", why));
             }
-            if kind == "LoadBalancer" {
-                let used = |p: &&Value| int(p, "port") == KUBELET_PORT;
-                for (i, _) in list(service, "spec.ports").iter().enumerate().filter(|(_, p)| used(p)) {
-                    let why = "may not expose port 10250 externally since it is used by kubelet";
-                    errors.push(Error::invalid(&spec().child("ports").index(i), KUBELET_PORT, why));
-                }
-            }
         }
         "ExternalName" => errors.extend(external_name(service)),
         _ => {}
@@ -104,7 +97,7 @@ fn external_name(service: &Value) -> Errors {
     errors
 }
 
-fn ports(service: &Value) -> Errors {
+fn each_port(service: &Value) -> Errors {
     let mut errors = Errors::new();
     let all = list(service, "spec.ports");
     for (i, port) in all.iter().enumerate() {
@@ -115,11 +108,19 @@ fn ports(service: &Value) -> Errors {
         if !name.is_empty() && earlier.iter().any(|p| text(p, "name") == name) {
             errors.push(Error::duplicate(&path.child("name"), name));
         }
-        if kind(service) == "ClusterIP" && int(port, "nodePort") != 0 {
-            let why = "may not be used when `type` is 'ClusterIP'";
-            errors.push(Error::forbidden(&path.child("nodePort"), why));
-        }
     }
+    errors
+}
+
+/// Ports beside the Service's type and each other.
+fn ports_together(service: &Value) -> Errors {
+    let mut errors = Errors::new();
+    let all = list(service, "spec.ports");
+    let foreign = all.iter().enumerate().filter(|(_, p)| kind(service) == "ClusterIP" && int(p, "nodePort") != 0);
+    errors.extend(foreign.map(|(i, _)| {
+        let path = spec().child("ports").index(i).child("nodePort");
+        Error::forbidden(&path, "may not be used when `type` is 'ClusterIP'")
+    }));
     errors.extend(duplicates(all, "nodePort", |path, port| {
         Error::duplicate(&path.child("nodePort"), int(port, "nodePort"))
     }));
@@ -144,8 +145,7 @@ fn duplicates(all: &[Value], key: &str, error: impl Fn(&Path, &Value) -> Error) 
 fn one_port(port: &Value, name_required: bool, path: &Path) -> Errors {
     let mut errors = super::endpoints::port(port, name_required, path);
     errors.extend(target_port(get(port, "targetPort"), &path.child("targetPort")));
-    let app = text(port, "appProtocol");
-    if !app.is_empty() {
+    if let Some(app) = get(port, "appProtocol").and_then(Value::as_str) {
         errors.extend(each(&path.child("appProtocol"), app, names::label_key(app)));
     }
     errors
@@ -222,7 +222,8 @@ fn source_ranges(service: &Value) -> Errors {
     let (path, ranges): (Path, Vec<&str>) = match (ranges.is_empty(), annotation) {
         (true, None) => return Errors::new(),
         (true, Some(text)) => (Path::new("metadata.annotations").key(SOURCE_RANGES), text.split(',').collect()),
-        (false, _) => (spec().child("loadBalancerSourceRanges"), ranges),
+        // Spelled as in the reference.
+        (false, _) => (spec().child("LoadBalancerSourceRanges"), ranges),
     };
     let mut errors = Errors::new();
     if kind(service) != "LoadBalancer" {
@@ -288,8 +289,8 @@ fn traffic_policies(service: &Value) -> Errors {
     let internal = text(service, "spec.internalTrafficPolicy");
     let path = spec().child("internalTrafficPolicy");
     match kind(service) {
-        "NodePort" | "LoadBalancer" | "ClusterIP" => errors.extend(one_of(&path, internal, &["Cluster", "Local"])),
-        _ => {}
+        kind if internal.is_empty() && !matches!(kind, "NodePort" | "LoadBalancer" | "ClusterIP") => {}
+        _ => errors.extend(one_of(&path, internal, &["Cluster", "Local"])),
     }
     let distribution = text(service, "spec.trafficDistribution");
     if !distribution.is_empty() {

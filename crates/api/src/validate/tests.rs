@@ -196,7 +196,7 @@ fn service_affinity_and_policies() {
         json!({"ports": port, "loadBalancerClass": "x", "loadBalancerSourceRanges": ["10.0.0.0/8"],
                "allocateLoadBalancerNodePorts": true}),
         &[
-            "spec.loadBalancerSourceRanges: Forbidden: may only be used when `type` is 'LoadBalancer'",
+            "spec.LoadBalancerSourceRanges: Forbidden: may only be used when `type` is 'LoadBalancer'",
             "spec.allocateLoadBalancerNodePorts: Forbidden: may only be used when `type` is 'LoadBalancer'",
             "spec.loadBalancerClass: Forbidden: may only be used when `type` is 'LoadBalancer'",
         ],
@@ -420,7 +420,7 @@ fn service_source_ranges_and_annotations() {
     service_check(json!({"type": "LoadBalancer", "ports": ports, "loadBalancerSourceRanges": [" 10.0.0.0/8 "]}), &[]);
     service_check(
         json!({"type": "LoadBalancer", "ports": ports, "loadBalancerSourceRanges": ["10.0.0.0/8", "x"]}),
-        &["spec.loadBalancerSourceRanges[1]: Invalid value: \"x\": must be a valid CIDR value, (e.g. 10.9.8.0/24 or \
+        &["spec.LoadBalancerSourceRanges[1]: Invalid value: \"x\": must be a valid CIDR value, (e.g. 10.9.8.0/24 or \
            2001:db8::/64)"],
     );
     let balancer = || json!({"type": "LoadBalancer", "ports": [{"port": 1}]});
@@ -601,11 +601,31 @@ fn service_ports_of_every_kind() {
         ),
         &[],
     );
-    service_check(
-        json!({"type": "LoadBalancer", "ports": [{"port": 10250}]}),
-        &["spec.ports[0]: Invalid value: 10250: may not expose port 10250 externally since it is used by kubelet"],
-    );
     service_check(json!({"ports": [{"port": 1, "appProtocol": "kubernetes.io/h2c"}]}), &[]);
+    service_check(
+        json!({"ports": [{"port": 1, "appProtocol": "-"}]}),
+        &[
+            "spec.ports[0].appProtocol: Invalid value: \"-\": name part must consist of alphanumeric characters, '-', '_' or \
+           '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex \
+           used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')",
+        ],
+    );
+    // In the reference's order: each port alone, addresses, type, ports together.
+    service_check(
+        json!({"ports": [{"port": 1, "nodePort": 30001}, {"port": 1, "name": "b"}], "ipFamilies": ["IPv5"], "externalIPs": ["x"]}),
+        &[
+            "spec.ports[0].name: Required value",
+            "spec.ipFamilies[0]: Unsupported value: \"IPv5\": supported values: \"IPv4\", \"IPv6\"",
+            "spec.externalIPs[0]: Invalid value: \"x\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+            "spec.ports[0].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'",
+            "spec.ports[1]: Duplicate value: {\"Name\":\"\",\"Protocol\":\"TCP\",\"AppProtocol\":null,\"Port\":1,\
+             \"TargetPort\":0,\"NodePort\":0}",
+        ],
+    );
+    service_check(
+        json!({"type": "ExternalName", "externalName": "a.b", "internalTrafficPolicy": "Far"}),
+        &["spec.internalTrafficPolicy: Unsupported value: \"Far\": supported values: \"Cluster\", \"Local\""],
+    );
     service_check(
         json!({"ports": [{"port": 1, "targetPort": "a-name-that-is-too-long"}]}),
         &["spec.ports[0].targetPort: Invalid value: \"a-name-that-is-too-long\": must be no more than 15 bytes"],

@@ -1,4 +1,4 @@
-//! Keeps ranges and addresses in order: ends ranges that nobody needs any more, and repairs what does not fit. Woken by
+//! Keeps ranges, addresses and records of node ports in order: ends ranges that nobody needs any more, and repairs what does not fit. Woken by
 //! what clients do to these objects; looks at everything once a minute all the same.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -11,12 +11,12 @@ use serde_json::{Value, json};
 use skiff_api::identity::Identity;
 use skiff_api::resources::{self, Resource};
 use skiff_api::status::Status;
-use skiff_services::alloc::repair::{self, About, Step, View};
+use skiff_services::alloc::repair::{self, About, PortView, Step, View};
 use skiff_services::alloc::{self, RANGE_FINALIZER, Ranges};
 use tokio::time::{Duration, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::{GROUP, addresses, lock};
+use super::{GROUP, addresses, lock, ports};
 use crate::call::Call;
 use crate::object::{self, Object};
 use crate::storage::Miss;
@@ -24,7 +24,6 @@ use crate::verbs::write::{self, How};
 use crate::{Result, Server};
 
 const EVERY: Duration = Duration::from_secs(60);
-const SOURCE: &str = "ipallocator-repair-controller";
 
 /// Until the server is gone.
 pub(crate) async fn keep(server: Weak<Server>, stop: CancellationToken) {
@@ -69,15 +68,19 @@ async fn tidy(server: &Arc<Server>) -> Result<()> {
     Ok(())
 }
 
-/// Both kinds as of one revision: what is written together is seen together.
+/// Everything as of one revision: what is written together is seen together.
 async fn steps(server: &Arc<Server>, ranges: &Ranges) -> Result<Vec<Step>> {
     let services = resources::find("", "v1", "services").ok_or_else(|| Status::internal("services are not served"))?;
     let (addresses, rev) = server.storage.all(addresses()?, None).await?;
     let (services, _) = server.storage.all_at(services, None, Some(rev)).await?;
+    let records = ports::records(&server.storage, rev).await?;
     let values = |objects: Vec<Object>| objects.into_iter().map(|o| o.value).collect::<Vec<Value>>();
     let (addresses, services) = (values(addresses), values(services));
     let age = |object: &Value| seconds_since(object::text(object, "/metadata/creationTimestamp"));
-    Ok(repair::plan(&View { services: &services, addresses: &addresses, ranges, age: &age }))
+    let mut steps = repair::plan(&View { services: &services, addresses: &addresses, ranges, age: &age });
+    let range = &server.services.node_ports;
+    steps.extend(repair::ports(&PortView { services: &services, records: &records, range }));
+    Ok(steps)
 }
 
 fn seconds_since(time: &str) -> i64 {
@@ -129,6 +132,8 @@ async fn take(server: &Arc<Server>, step: Step) -> Result<()> {
     match step {
         Step::Allocate { ip, namespace, name, replace } => allocate(server, ip, &namespace, &name, replace).await,
         Step::Release { name } => release(server, &name).await,
+        Step::Record { port, owner } => ports::mend(&server.storage, port, Some(&owner)).await,
+        Step::Forget { port } => ports::mend(&server.storage, port, None).await,
         Step::Tell { about, reason, message } => tell(server, &about, reason, &message).await,
     }
 }
@@ -182,6 +187,7 @@ async fn tell(server: &Arc<Server>, about: &About, reason: &str, message: &str) 
 }
 
 fn event(resource: &Resource, about: &Value, reason: &str, message: &str, now: Timestamp) -> Value {
+    let source = repair::teller(reason);
     let mut same = DefaultHasher::new();
     (object::uid(about), reason, message).hash(&mut same);
     let namespace = Some(object::namespace(about)).filter(|ns| !ns.is_empty());
@@ -195,6 +201,6 @@ fn event(resource: &Resource, about: &Value, reason: &str, message: &str, now: T
         "metadata": {"name": format!("{}.{:x}", object::name(about), same.finish()), "namespace": namespace.unwrap_or("default")},
         "involvedObject": involved, "type": "Warning", "reason": reason, "message": message, "count": 1,
         "firstTimestamp": object::time(now), "lastTimestamp": object::time(now),
-        "source": {"component": SOURCE}, "reportingComponent": SOURCE, "reportingInstance": "",
+        "source": {"component": source}, "reportingComponent": source, "reportingInstance": "",
     })
 }

@@ -62,7 +62,6 @@ impl Services {
         if config.service_cidrs.is_empty() {
             return Err(Error::NoServiceRange);
         }
-        ports::complete(storage).await?;
         let state = Arc::new(Mutex::new(State::default()));
         let services = Services {
             node_ports: config.node_port_range.clone(),

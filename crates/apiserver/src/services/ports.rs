@@ -2,15 +2,16 @@
 //! Service. So of two servers that give out one port at the same moment exactly one does. Not an object: the reference
 //! shows nobody its port allocations either.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use serde_json::Value;
-use skiff_api::resources;
-use skiff_store::{Error as StoreError, Expect, Write};
+use skiff_store::{Entry, Error as StoreError, Expect, Rev, Write};
 
-use super::taken::{Holdings, Owner};
+use super::taken::Owner;
 use super::{Services, lock, owner};
+use crate::Result;
 use crate::storage::{self, Storage};
-use crate::{Error, Result};
 
 const PREFIX: &str = "/skiff/nodeports/";
 
@@ -34,35 +35,25 @@ pub(super) async fn release(storage: &Storage, port: u16, owner: &Owner) -> Resu
     Ok(found.map(|record| Write { key: record.key, value: None, expect: Expect::Rev(record.modified) }))
 }
 
-/// Gives records to the ports of Services that are older than the record, and takes those away that no Service has.
-pub(super) async fn complete(storage: &Storage) -> Result<(), Error> {
-    let services = resources::find("", "v1", "services").ok_or(Error::NoServiceRange)?;
-    let records = storage.0.list(PREFIX, None, 0, None).await?;
-    let (all, _) = storage.all_at(services, None, Some(records.rev)).await.map_err(Error::Services)?;
-    let mut records: std::collections::BTreeMap<_, _> =
-        records.entries.into_iter().filter_map(|record| Some((port_of(&record.key)?, record))).collect();
-    let mut writes = Vec::new();
-    for service in &all {
-        let owner = owner(&service.value);
-        for port in Holdings::of(&service.value).ports {
-            match records.remove(&port) {
-                Some(record) if record.value == owner.as_bytes() => {}
-                // Two Services with one port, in a store that was edited: the record stays with whom it names.
-                Some(_) => {}
-                None => writes.push(allocation(port, &owner)),
-            }
-        }
+/// Who has which port as of a revision, as `NAMESPACE/NAME`.
+pub(super) async fn records(storage: &Storage, at: Rev) -> Result<BTreeMap<u16, String>> {
+    let page = storage.0.list(PREFIX, None, 0, Some(at)).await.map_err(storage::status)?;
+    let record = |record: &Entry| Some((port_of(&record.key)?, String::from_utf8_lossy(&record.value).into_owned()));
+    Ok(page.entries.iter().filter_map(record).collect())
+}
+
+/// Puts a record right: its owner's, or nobody's. Whatever comes in between is looked at the next time.
+pub(super) async fn mend(storage: &Storage, port: u16, owner: Option<&str>) -> Result<()> {
+    let found = storage.0.get(&key(port)).await.map_err(storage::status)?;
+    let expect = found.as_ref().map_or(Expect::Absent, |record| Expect::Rev(record.modified));
+    if found.is_none() && owner.is_none() {
+        return Ok(());
     }
-    let orphans = records.into_values();
-    writes.extend(orphans.map(|record| Write { key: record.key, value: None, expect: Expect::Rev(record.modified) }));
-    for write in writes {
-        match storage.0.commit(vec![write]).await {
-            // Another server was faster, or a port has two Services.
-            Ok(_) | Err(StoreError::Conflict { .. } | StoreError::NotFound { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
+    let value = owner.map(|owner| Bytes::copy_from_slice(owner.as_bytes()));
+    match storage.0.commit(vec![Write { key: key(port).into(), value, expect }]).await {
+        Ok(_) | Err(StoreError::Conflict { .. } | StoreError::NotFound { .. }) => Ok(()),
+        Err(error) => Err(storage::status(error)),
     }
-    Ok(())
 }
 
 impl Services {

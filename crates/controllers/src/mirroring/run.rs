@@ -12,7 +12,11 @@ use skiff_client::{
     events::Recorder,
     reconcile::{Done, Queue},
 };
-use skiff_services::endpoints::{MIRROR_CONTROLLER, mirror, slices::Plan};
+use skiff_services::endpoints::{
+    MIRROR_CONTROLLER,
+    mirror::{self, CAPACITY},
+    slices::Plan,
+};
 
 use crate::{
     Job,
@@ -77,16 +81,16 @@ impl Controller {
     }
 
     fn complain(&self, endpoints: &Endpoints, mirror: &mirror::Mirror) {
-        if !mirror.invalid.is_empty() {
-            let words = format!(
-                "Skipped {} invalid IP addresses when mirroring to EndpointSlices: {}",
-                mirror.invalid.len(),
-                mirror.invalid.join(", ")
-            );
+        let invalid = mirror.invalid.len();
+        if invalid > 0 {
+            let words = format!("Skipped {invalid} invalid IP addresses when mirroring to EndpointSlices");
             self.events.warning(endpoints, "InvalidIPAddress", words);
         }
-        if mirror.too_many {
-            let words = "A max of 1000 addresses can be mirrored to EndpointSlices per Endpoints subset".to_string();
+        if mirror.skipped > invalid {
+            let words = format!(
+                "A max of {CAPACITY} addresses can be mirrored to EndpointSlices per Endpoints subset. {} addresses were skipped",
+                mirror.skipped
+            );
             self.events.warning(endpoints, "TooManyAddressesToMirror", words);
         }
     }

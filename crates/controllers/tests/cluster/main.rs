@@ -2,6 +2,7 @@
 //! running and ready and lets deleted ones go, as a node would.
 
 mod balancer;
+mod conformance;
 mod faults;
 mod sieve;
 mod stateful;

@@ -65,7 +65,7 @@ pub(super) fn fill(
         errors.extend(asked.err().map(|e| refused(i, port, &e)));
     }
     if wanted && errors.is_empty() {
-        errors.extend(automatic(service, &mut filling, random));
+        errors.extend(automatic(service, old.is_none(), &mut filling, random));
     }
     if health && errors.is_empty() {
         errors.extend(moved_health_check(service, old).or_else(|| health_check(service, &mut filling, random)));
@@ -78,13 +78,16 @@ fn refused(i: usize, port: &Value, error: &RangeError) -> Error {
     Error::Invalid(field::Error::invalid(&path, int(port, "nodePort"), error.to_string()))
 }
 
-/// Ports with the same number and different protocols share one node port.
-fn automatic(service: &mut Value, filling: &mut Filling<'_>, random: &mut dyn FnMut() -> u64) -> Option<Error> {
-    let mut by_port: BTreeMap<i64, i64> = list(service, "spec.ports")
-        .iter()
-        .filter(|p| int(p, "nodePort") != 0)
-        .map(|p| (int(p, "port"), int(p, "nodePort")))
-        .collect();
+/// In a new Service ports with the same number and different protocols share one node port. On an update, as in the
+/// reference, each that comes without one gets its own.
+fn automatic(
+    service: &mut Value,
+    share: bool,
+    filling: &mut Filling<'_>,
+    random: &mut dyn FnMut() -> u64,
+) -> Option<Error> {
+    let given = list(service, "spec.ports").iter().filter(|p| share && int(p, "nodePort") != 0);
+    let mut by_port: BTreeMap<i64, i64> = given.map(|p| (int(p, "port"), int(p, "nodePort"))).collect();
     for port in each_mut(service, "spec.ports").filter(|p| int(p, "nodePort") == 0) {
         let number = int(port, "port");
         let chosen = match by_port.get(&number) {
@@ -94,7 +97,9 @@ fn automatic(service: &mut Value, filling: &mut Filling<'_>, random: &mut dyn Fn
                 Err(e) => return Some(Error::Exhausted(format!("failed to allocate a nodePort: {e}"))),
             },
         };
-        by_port.insert(number, chosen);
+        if share {
+            by_port.insert(number, chosen);
+        }
         set(port, "nodePort", chosen);
     }
     None
@@ -125,6 +130,6 @@ fn health_check(service: &mut Value, filling: &mut Filling<'_>, random: &mut dyn
         Err(e) if wish.is_some() => {
             Some(Error::Exhausted(format!("failed to allocate requested HealthCheck NodePort {asked}: {e}")))
         }
-        Err(e) => Some(Error::Exhausted(format!("failed to allocate a HealthCheck NodePort: {e}"))),
+        Err(e) => Some(Error::Exhausted(format!("failed to allocate a HealthCheck NodePort 0: {e}"))),
     }
 }

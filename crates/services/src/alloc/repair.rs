@@ -1,9 +1,10 @@
-//! Services and IPAddress objects that do not fit: what to do about them. A write of a Service and of its addresses is one,
-//! so this is for what clients did to IPAddress objects by hand, for stores that were restored, and for Services from
-//! before there were such objects.
+//! Services and IPAddress objects or records of node ports that do not fit: what to do about them. A write of a Service and
+//! of what it gets is one, so this is for what clients did to IPAddress objects by hand, for stores that were restored or
+//! edited, for Services from before there were such objects, and for ranges that are others than before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 use serde_json::Value;
 use skiff_api::json::{text, texts};
@@ -22,6 +23,10 @@ pub enum Step {
     Allocate { ip: IpAddr, namespace: String, name: String, replace: bool },
     /// Remove an IPAddress.
     Release { name: String },
+    /// Write down who has a node port, whatever was written before.
+    Record { port: u16, owner: String },
+    /// Remove the record of a node port that nobody has.
+    Forget { port: u16 },
     /// Tell whoever looks at the object.
     Tell { about: About, reason: &'static str, message: String },
 }
@@ -39,6 +44,19 @@ pub struct View<'a> {
     pub ranges: &'a Ranges,
     /// Seconds since the object was made.
     pub age: &'a dyn Fn(&Value) -> i64,
+}
+
+/// What there is of node ports.
+pub struct PortView<'a> {
+    pub services: &'a [Value],
+    /// Who has a port, as `NAMESPACE/NAME`.
+    pub records: &'a BTreeMap<u16, String>,
+    pub range: &'a RangeInclusive<u16>,
+}
+
+/// Which of the reference's two loops says it.
+pub fn teller(reason: &str) -> &'static str {
+    if reason.starts_with("Port") { "portallocator-repair-controller" } else { "ipallocator-repair-controller" }
 }
 
 type Key<'a> = (&'a str, &'a str);
@@ -143,6 +161,44 @@ fn of_address(address: &Value, services: &BTreeMap<Key<'_>, &Value>, age: i64) -
     }
 }
 
+/// Of two Services with one port it is the one's that the record names, else the first one's.
+pub fn ports(view: &PortView<'_>) -> Vec<Step> {
+    let held = |service: &Value| super::ports::held(service).into_iter().collect::<BTreeSet<u16>>();
+    let owner = |service: &Value| key(service).0.to_owned() + "/" + key(service).1;
+    let mut holders: BTreeMap<u16, Vec<&Value>> = BTreeMap::new();
+    for service in view.services {
+        held(service).into_iter().for_each(|port| holders.entry(port).or_default().push(service));
+    }
+    let mut steps = Vec::new();
+    for (port, services) in &holders {
+        let told = |service: &Value, reason, message| {
+            let (namespace, name) = key(service);
+            let about = About::Service { namespace: namespace.to_owned(), name: name.to_owned() };
+            Step::Tell { about, reason, message }
+        };
+        if !view.range.contains(port) {
+            let (first, last) = (view.range.start(), view.range.end());
+            let words = || format!("Port {port} is not within the port range {first}-{last}; please recreate service");
+            steps.extend(services.iter().map(|service| told(service, "PortOutOfRange", words())));
+            continue;
+        }
+        let recorded = services.iter().position(|service| view.records.get(port) == Some(&owner(service)));
+        let mine = recorded.unwrap_or(0);
+        if recorded.is_none() {
+            let words = format!("Port {port} is not allocated; repairing");
+            steps.push(told(services[mine], "PortNotAllocated", words));
+            steps.push(Step::Record { port: *port, owner: owner(services[mine]) });
+        }
+        for (_, service) in services.iter().enumerate().filter(|(i, _)| *i != mine) {
+            let words = format!("Port {port} was assigned to multiple services; please recreate service");
+            steps.push(told(service, "PortAlreadyAllocated", words));
+        }
+    }
+    let leaked = view.records.keys().filter(|port| !holders.contains_key(port));
+    steps.extend(leaked.map(|port| Step::Forget { port: *port }));
+    steps
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -161,14 +217,43 @@ mod tests {
         let mut ranges = Ranges::default();
         ranges.learn(&json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.96.0.0/16", "fd00::/108"]}}));
         let view = View { services, addresses, ranges: &ranges, age: &|_| age };
-        let words = |step| match step {
+        plan(&view).into_iter().map(words).collect()
+    }
+
+    fn words(step: Step) -> String {
+        match step {
             Step::Allocate { ip, name, replace, .. } => {
                 format!("allocate {ip} {name}{}", if replace { " anew" } else { "" })
             }
             Step::Release { name } => format!("release {name}"),
+            Step::Record { port, owner } => format!("record {port} {owner}"),
+            Step::Forget { port } => format!("forget {port}"),
             Step::Tell { reason, message, .. } => format!("{reason}: {message}"),
+        }
+    }
+
+    #[test]
+    fn node_ports_and_their_records() {
+        let service = |name: &str, ports: &[u16], check: u16| {
+            let ports: Vec<Value> = ports.iter().map(|p| json!({"nodePort": p})).collect();
+            json!({"metadata": {"namespace": "d", "name": name}, "spec": {"ports": ports, "healthCheckNodePort": check}})
         };
-        plan(&view).into_iter().map(words).collect()
+        let check = |services: &[Value], records: &[(u16, &str)], expect: &[&str]| {
+            let records = records.iter().map(|(port, owner)| (*port, (*owner).to_owned())).collect();
+            let view = PortView { services, records: &records, range: &(30000..=30009) };
+            assert_eq!(ports(&view).into_iter().map(words).collect::<Vec<_>>(), expect);
+        };
+        let a = || service("a", &[30001, 30001], 30002);
+        check(&[a()], &[(30001, "d/a"), (30002, "d/a")], &[]);
+        let repaired = ["PortNotAllocated: Port 30002 is not allocated; repairing", "record 30002 d/a"];
+        check(&[a()], &[(30001, "d/a")], &repaired);
+        check(&[a()], &[(30001, "d/a"), (30002, "d/gone")], &repaired);
+        check(&[a()], &[(30001, "d/a"), (30002, "d/a"), (30003, "d/gone")], &["forget 30003"]);
+        let twice = "PortAlreadyAllocated: Port 30001 was assigned to multiple services; please recreate service";
+        check(&[service("a", &[30001], 0), service("b", &[30001], 0)], &[(30001, "d/b")], &[twice]);
+        let out = "PortOutOfRange: Port 31000 is not within the port range 30000-30009; please recreate service";
+        check(&[service("a", &[31000], 0)], &[(31000, "d/a")], &[out]);
+        assert_eq!(teller("PortOutOfRange"), "portallocator-repair-controller");
     }
 
     #[test]

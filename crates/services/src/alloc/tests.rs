@@ -267,6 +267,13 @@ fn node_ports_on_update_and_for_load_balancers() {
     let got = run(old.clone(), Some(old), &range, &taken(&["10.96.0.9"], &[31000])).unwrap();
     assert_eq!((&got["clusterIP"], &got["ports"][0]["nodePort"]), (&json!("10.96.0.9"), &json!(31000)));
 
+    // A port that comes later gets a node port of its own, though another protocol's has the same number.
+    let old = json!({"type": "NodePort", "ports": [{"port": 53, "protocol": "TCP", "nodePort": 31000}]});
+    let mut both = old.clone();
+    both["ports"].as_array_mut().unwrap().push(json!({"port": 53, "protocol": "UDP"}));
+    let got = run(both, Some(old), &range, &used).unwrap();
+    assert_ne!(got["ports"][0]["nodePort"], got["ports"][1]["nodePort"]);
+
     let without = json!({"type": "LoadBalancer", "allocateLoadBalancerNodePorts": false, "ports": [{"port": 80}]});
     assert_eq!(run(without, None, &range, &used).unwrap()["ports"][0].get("nodePort"), None);
     let local = json!({"type": "LoadBalancer", "externalTrafficPolicy": "Local", "ports": [{"port": 80}]});

@@ -17,14 +17,15 @@ use super::{
 use crate::model::{ANNOTATION_TRIGGER_TIME, LABEL_SERVICE_NAME};
 
 /// So many addresses of one subset are mirrored, all into one slice of each family.
-const CAPACITY: usize = 1000;
+pub const CAPACITY: usize = 1000;
 
 /// The plan, and what the owner of the Endpoints should be told.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Mirror {
     pub plan: Plan,
     pub invalid: Vec<String>,
-    pub too_many: bool,
+    /// So many addresses are not mirrored, invalid ones among them.
+    pub skipped: usize,
 }
 
 /// True when these Endpoints are to be mirrored.
@@ -57,9 +58,12 @@ impl Mirror {
         let mut made = vec![];
         for (address, ready) in ready.chain(waiting) {
             match address.ip.parse::<IpAddr>() {
-                Ok(_) if made.len() >= CAPACITY => self.too_many = true,
+                _ if made.len() >= CAPACITY => self.skipped += 1,
                 Ok(ip) => made.push((family_of(ip), endpoint(address, ready))),
-                Err(_) => self.invalid.push(address.ip.clone()),
+                Err(_) => {
+                    self.skipped += 1;
+                    self.invalid.push(address.ip.clone());
+                }
             }
         }
         made
@@ -164,7 +168,7 @@ mod tests {
         let ips: Vec<&str> = ips.iter().map(String::as_str).collect();
         let mirror = plan(&endpoints(&[(&ips, 80)]), &[]);
         let sizes: Vec<usize> = mirror.plan.create.iter().map(|s| s.endpoints.as_ref().unwrap().len()).collect();
-        assert_eq!((sizes, mirror.too_many), (vec![1000], true));
+        assert_eq!((sizes, mirror.skipped), (vec![1000], 100));
     }
 
     #[test]

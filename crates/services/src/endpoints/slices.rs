@@ -155,8 +155,7 @@ fn wanted<P: AsRef<Pod>>(service: &Service, pods: &[P], nodes: &Nodes) -> Wanted
     let mut wanted = Wanted { groups: BTreeMap::new(), families: families.clone(), node_missing: false };
     let publish = service.spec.as_ref().is_some_and(|s| s.publish_not_ready_addresses == Some(true));
     for pod in candidates(pods) {
-        let Some(node) = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()) else { continue };
-        let zone = nodes.zones.get(node);
+        let zone = pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).and_then(|node| nodes.zones.get(node));
         for family in &families {
             let Some(ip) = addresses(pod).into_iter().find(|ip| family_of(*ip) == *family) else { continue };
             if zone.is_none() && !publish {

@@ -141,6 +141,42 @@ fn pods_of_unknown_nodes_wait_unless_the_service_publishes_everyone() {
 }
 
 #[test]
+fn a_slice_for_each_family_as_long_as_the_service_has_it() {
+    let mut web = fixture::service("web", &[("", "80")]);
+    web.spec.as_mut().unwrap().ip_families = Some(vec!["IPv6".into(), "IPv4".into()]);
+    let mut server = Server::default();
+    server.sync(&web, &[]);
+    let families = |s: &Server| s.slices.iter().map(|s| s.address_type.clone()).collect::<BTreeSet<_>>();
+    assert_eq!((server.slices.len(), families(&server).len()), (2, 2), "a placeholder for each");
+    let mut both: Pod = fixture::pod(1).ready().into();
+    let ip = k8s_openapi::api::core::v1::PodIP { ip: "fd00::1".into() };
+    both.status.as_mut().unwrap().pod_ips.as_mut().unwrap().push(ip);
+    server.sync(&web, &[both.clone().into(), fixture::pod(2).ready().into()]);
+    let ips = |family: &str| {
+        let of_family = server.slices.iter().filter(|s| s.address_type == family);
+        let endpoints = of_family.flat_map(|s| s.endpoints.iter().flatten());
+        endpoints.map(|e| e.addresses[0].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!((ips("IPv4").len(), ips("IPv6")), (2, vec!["fd00::1".to_string()]));
+    web.spec.as_mut().unwrap().ip_families = Some(vec!["IPv6".into()]);
+    server.sync(&web, &[both.into()]);
+    assert_eq!(families(&server), ["IPv6".to_string()].into());
+}
+
+#[test]
+fn a_pod_without_a_node_is_published_where_everyone_is() {
+    let mut web = fixture::service("web", &[("", "80")]);
+    let mut pod: Pod = fixture::pod(1).into();
+    pod.spec.as_mut().unwrap().node_name = None;
+    let pods: [Arc<Pod>; 1] = [pod.into()];
+    assert!(plan(&web, &pods, &nodes(), &[], None).node_missing);
+    web.spec.as_mut().unwrap().publish_not_ready_addresses = Some(true);
+    let made = plan(&web, &pods, &nodes(), &[], None);
+    let endpoint = &made.create[0].endpoints.as_ref().unwrap()[0];
+    assert_eq!((&endpoint.node_name, &endpoint.zone), (&None, &None));
+}
+
+#[test]
 fn hints_follow_the_traffic_distribution() {
     let mut web = fixture::service("web", &[("", "80")]);
     let zone = |web: &Service| {
@@ -148,6 +184,13 @@ fn hints_follow_the_traffic_distribution() {
         made.create[0].endpoints.as_ref().unwrap()[0].hints.clone()
     };
     assert_eq!(zone(&web), None);
+    for near in ["PreferClose", "PreferSameZone"] {
+        web.spec.as_mut().unwrap().traffic_distribution = Some(near.into());
+        let hints = zone(&web).unwrap();
+        assert_eq!((hints.for_zones.unwrap()[0].name.as_str(), hints.for_nodes), ("z1", None), "{near}");
+    }
+    let unready = plan(&web, &[Arc::new(fixture::pod(1).into())], &nodes(), &[], None);
+    assert_eq!(unready.create[0].endpoints.as_ref().unwrap()[0].hints, None, "only who is ready is recommended");
     web.spec.as_mut().unwrap().traffic_distribution = Some("PreferSameNode".into());
     let hints = zone(&web).unwrap();
     assert_eq!(hints.for_zones.unwrap()[0].name, "z1");
