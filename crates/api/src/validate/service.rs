@@ -68,11 +68,9 @@ fn of_type(service: &Value) -> Errors {
         errors.push(Error::required(&spec().child("ports"), ""));
     }
     match kind(service) {
-        kind @ ("LoadBalancer" | "NodePort") => {
-            if is_headless(service) {
-                let why = format!("may not be set to 'None' for {kind} services");
-                errors.push(Error::invalid(&spec().child("clusterIPs").index(0), "None", why));
-            }
+        kind @ ("LoadBalancer" | "NodePort") if is_headless(service) => {
+            let why = format!("may not be set to 'None' for {kind} services");
+            errors.push(Error::invalid(&spec().child("clusterIPs").index(0), "None", why));
         }
         "ExternalName" => errors.extend(external_name(service)),
         _ => {}
