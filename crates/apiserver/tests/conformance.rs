@@ -240,3 +240,87 @@ async fn ports_between_types_and_checks() {
         assert!(refused["message"].as_str().unwrap().contains(words), "{refused}");
     }
 }
+
+/// Upstream's "EndpointSlice should support creating EndpointSlice API operations".
+#[tokio::test]
+async fn endpoint_slice_api_operations() {
+    const GROUP: &str = "/apis/discovery.k8s.io/v1";
+    let api = Api::new().await;
+    for (path, list, key, name) in [
+        ("/apis", "groups", "name", "discovery.k8s.io"),
+        ("/apis/discovery.k8s.io", "versions", "groupVersion", "discovery.k8s.io/v1"),
+        (GROUP, "resources", "name", "endpointslices"),
+    ] {
+        let (_, found) = api.get(path).await;
+        assert!(found[list].as_array().unwrap().iter().any(|g| g[key] == name), "{path}: {found}");
+    }
+    let slices = format!("{GROUP}/namespaces/default/endpointslices");
+    let slice = || {
+        json!({"metadata": {"generateName": "e2e-example-ing", "labels": {"special-label": "x"}}, "addressType": "IPv4",
+            "endpoints": [{"addresses": ["1.2.3.4", "5.6.7.8"]}]})
+    };
+    let mut names = Vec::new();
+    for _ in 0..3 {
+        let made = api.create(&slices, slice()).await;
+        names.push(made["metadata"]["name"].as_str().unwrap().to_owned());
+    }
+    assert!(names.iter().all(|name| name.starts_with("e2e-example-ing")));
+    let of_ours = "labelSelector=special-label%3Dx";
+    let everywhere = format!("{GROUP}/endpointslices?{of_ours}");
+    for path in [format!("{slices}?{of_ours}"), everywhere.clone()] {
+        assert_eq!(api.get(&path).await.1["items"].as_array().unwrap().len(), 3, "{path}");
+    }
+    let (_, list) = api.get(&everywhere).await;
+    let version = list["metadata"]["resourceVersion"].as_str().unwrap();
+    let mut events = api.watch(&format!("{everywhere}&watch=1&resourceVersion={version}")).await;
+    let one = format!("{slices}/{}", names[0]);
+    let (code, patched) = api.merge(&one, json!({"metadata": {"annotations": {"patched": "true"}}})).await;
+    assert_eq!((code, &patched["metadata"]["annotations"]["patched"]), (200, &json!("true")));
+    let mut next = patched;
+    next["metadata"]["annotations"]["updated"] = "true".into();
+    next["endpoints"] = json!([{"addresses": ["9.9.9.9"]}]);
+    let (code, updated) = api.json(Method::PUT, &one, next).await;
+    assert_eq!((code, &updated["endpoints"][0]["addresses"]), (200, &json!(["9.9.9.9"])));
+    assert_eq!(updated["metadata"]["generation"], 2, "only the second change was more than metadata: {updated}");
+    for _ in 0..2 {
+        assert_eq!(events.short().await, format!("MODIFIED {}", names[0]));
+    }
+    assert_eq!(api.delete(&one).await.0, 200);
+    assert_eq!(events.short().await, format!("DELETED {}", names[0]));
+    assert_eq!(api.get(&one).await.0, 404);
+    assert_eq!(api.delete(&format!("{slices}?{of_ours}")).await.0, 200);
+    assert!(api.get(&everywhere).await.1["items"].as_array().unwrap().is_empty());
+}
+
+/// Upstream's "Endpoints should test the lifecycle of an Endpoint", and that a list over all namespaces has `kubernetes`.
+#[tokio::test]
+async fn an_endpoints_lifecycle() {
+    let api = Api::new().await;
+    let (all, label) = ("/api/v1/namespaces/default/endpoints", "labelSelector=test-endpoint-static%3Dtrue");
+    let subset = |ip: &str, port: u16| json!({"addresses": [{"ip": ip}], "ports": [{"name": "http", "port": port, "protocol": "TCP"}]});
+    let everywhere = format!("/api/v1/endpoints?{label}");
+    let (_, list) = api.get(&everywhere).await;
+    let version = list["metadata"]["resourceVersion"].as_str().unwrap();
+    let mut events = api.watch(&format!("{everywhere}&watch=1&resourceVersion={version}")).await;
+    let metadata = json!({"name": "testservice", "labels": {"test-endpoint-static": "true"}});
+    let made = api.create(all, json!({"metadata": metadata, "subsets": [subset("10.0.0.24", 80)]})).await;
+    assert_eq!(events.short().await, "ADDED testservice");
+    assert_eq!(api.get(&everywhere).await.1["items"].as_array().unwrap().len(), 1);
+    let path = format!("{all}/testservice");
+    let mut next = made;
+    next["metadata"]["labels"]["test-service"] = "updated".into();
+    assert_eq!(api.json(Method::PUT, &path, next).await.0, 200);
+    assert_eq!(events.short().await, "MODIFIED testservice");
+    // The list of subsets has no key to merge by: it is replaced.
+    let patch = json!({"metadata": {"labels": {"test-service": "patched"}}, "subsets": [subset("10.0.0.25", 8080)]});
+    let media = "application/strategic-merge-patch+json";
+    let (code, patched) = api.ask(Method::PATCH, &path, media, patch.to_string()).await;
+    assert_eq!((code, &patched["subsets"]), (200, &json!([subset("10.0.0.25", 8080)])));
+    assert_eq!(events.short().await, "MODIFIED testservice");
+    assert_eq!(api.delete(&format!("{all}?{label}")).await.0, 200);
+    assert_eq!(events.short().await, "DELETED testservice");
+    assert_eq!(api.get(&path).await.0, 404);
+    let (_, services) = api.get("/api/v1/services").await;
+    let named = |s: &Value| s["metadata"]["name"] == "kubernetes" && s["metadata"]["namespace"] == "default";
+    assert!(services["items"].as_array().unwrap().iter().any(named));
+}

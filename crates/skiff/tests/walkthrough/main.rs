@@ -74,6 +74,9 @@ fn walk(kind: Kubectl) {
     outside::host_ports(&k);
     traffic::affinity(&k);
     traffic::names_of_ports_and_udp(&k);
+    traffic::node_port_affinity(&k);
+    traffic::same_port_different_protocols(&k);
+    traffic::slices_by_hand(&k);
     services::deleted_service(&k);
 }
 

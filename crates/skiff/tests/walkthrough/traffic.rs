@@ -1,4 +1,4 @@
-//! Which pod answers: by affinity, by the port's name, over UDP. The server says who it is.
+//! Which pod answers: by affinity, by the port's name, over UDP, by slices written by hand. The server says who it is.
 
 use crate::{
     BYE_PODS,
@@ -92,6 +92,86 @@ pub(crate) fn affinity(k: &Client<'_>) {
             .lines()
             .any(|l| l.starts_with("Session Affinity:") && l.ends_with("ClientIP"))
     );
+}
+
+/// Conformance: affinity holds for a NodePort too, and is switched on and off by an update.
+pub(crate) fn node_port_affinity(k: &Client<'_>) {
+    k.ok(&["patch", "svc", "who", "-p", "{\"spec\": {\"type\": \"NodePort\", \"sessionAffinity\": \"None\"}}"]);
+    let node = k.cluster.skiff_ok(&["ip"]).trim().to_owned();
+    let url = format!("{node}:{}", k.jsonpath(&["svc", "who"], "{.spec.ports[0].nodePort}"));
+    let bye = one(k, BYE_PODS);
+    reachable(k, &bye, &url);
+    let script = format!("for i in $(seq 16); do curl -s -m 5 {url}; done");
+    for sticky in [false, true, false] {
+        let kind = if sticky { "ClientIP" } else { "None" };
+        k.ok(&["patch", "svc", "who", "-p", &format!("{{\"spec\": {{\"sessionAffinity\": \"{kind}\"}}}}")]);
+        eventually(&format!("affinity {kind} by NodePort"), || {
+            let all = answers(k, &bye, &script);
+            if (all.len() == 1) == sticky { Ok(()) } else { Err(format!("{all:?}")) }
+        });
+    }
+}
+
+const SAME_PORT: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: who-both}
+spec:
+  selector: {app: who}
+  ports:
+  - {name: tcp, port: 80, targetPort: web}
+  - {name: udp, port: 80, targetPort: ask, protocol: UDP}
+";
+
+/// Conformance: one port number with two protocols; the protocol that is taken away stops, the other goes on.
+pub(crate) fn same_port_different_protocols(k: &Client<'_>) {
+    k.apply(SAME_PORT);
+    assert!(k.ok(&["get", "svc", "who-both"]).contains("80/TCP,80/UDP"));
+    let bye = one(k, BYE_PODS);
+    let tcp = || !k.exec(&bye, &["sh", "-c", "curl -s -m 2 who-both || true"]).is_empty();
+    let udp = || !k.exec(&bye, &["sh", "-c", "echo who | nc -u -w 1 who-both 80 || true"]).is_empty();
+    let served = |both: (bool, bool)| {
+        eventually(&format!("TCP and UDP are served: {both:?}"), || {
+            let now = (tcp(), udp());
+            if now == both { Ok(()) } else { Err(format!("{now:?}")) }
+        });
+    };
+    served((true, true));
+    k.ok(&["patch", "svc", "who-both", "--type=json", "-p", "[{\"op\": \"remove\", \"path\": \"/spec/ports/0\"}]"]);
+    served((false, true));
+    let tcp_only = "[{\"op\": \"replace\", \"path\": \"/spec/ports/0\", \"value\": {\"name\": \"tcp\", \"port\": 80, \"targetPort\": \"web\"}}]";
+    k.ok(&["patch", "svc", "who-both", "--type=json", "-p", tcp_only]);
+    served((true, false));
+    k.ok(&["delete", "svc", "who-both"]);
+}
+
+/// Conformance: a Service without a selector is what all its slices say together, its endpoints and its ports.
+pub(crate) fn slices_by_hand(k: &Client<'_>) {
+    k.apply(
+        "{apiVersion: v1, kind: Service, metadata: {name: by-hand}, \
+         spec: {ports: [{name: web, port: 80, targetPort: 8080}, {name: again, port: 81, targetPort: 8080}]}}",
+    );
+    let ips: Vec<String> = k.pods(PODS).iter().map(|pod| pod_ip(k, pod)).collect();
+    for (i, ip) in ips.iter().enumerate() {
+        for port in ["web", "again"] {
+            k.apply(&format!(
+                "{{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, addressType: IPv4, metadata: {{name: by-hand-{port}-{i}, \
+                 labels: {{kubernetes.io/service-name: by-hand, endpointslice.kubernetes.io/managed-by: tests}}}}, \
+                 ports: [{{name: {port}, port: 8080}}], endpoints: [{{addresses: ['{ip}'], conditions: {{ready: true}}}}]}}"
+            ));
+        }
+    }
+    let bye = one(k, BYE_PODS);
+    for port in [80, 81] {
+        // By chance one of three is left out in 40: less than one in three million.
+        let script = format!("for i in $(seq 40); do curl -s -m 5 by-hand:{port}; done");
+        eventually(&format!("every slice's pod answers at port {port}"), || {
+            let all = answers(k, &bye, &script);
+            if all.len() == ips.len() { Ok(()) } else { Err(format!("{all:?}")) }
+        });
+    }
+    k.ok(&["delete", "svc", "by-hand"]);
+    k.ok(&["delete", "endpointslices", "-l", "kubernetes.io/service-name=by-hand"]);
 }
 
 /// W32
