@@ -15,6 +15,7 @@ use skiff_client::{
 };
 
 use super::{
+    change,
     plan::{self, FINALIZER, Plan, addresses, has_finalizer, is_pending},
     pool::Pool,
 };
@@ -44,6 +45,7 @@ pub(crate) fn start(cx: &Arc<Context>) -> Job {
     };
     on_self(&me.services, &queue);
     me.on_returned(&queue);
+    me.on_changed();
     cx.spawn(queue, me)
 }
 
@@ -89,6 +91,16 @@ impl Controller {
             if has(old).iter().any(|ip| !now.contains(ip)) {
                 let waiting = services.all().into_iter().filter(|s| is_pending(s));
                 waiting.for_each(|s| queue.add(Key::of(&*s)));
+            }
+        });
+    }
+
+    fn on_changed(&self) {
+        let events = self.events.clone();
+        self.services.subscribe(move |old, new| {
+            let (Some(old), Some(new)) = (old, new) else { return };
+            if let Some((reason, message)) = change::told(old, new) {
+                events.normal(&**new, reason, message);
             }
         });
     }

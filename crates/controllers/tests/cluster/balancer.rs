@@ -84,6 +84,7 @@ async fn addresses_are_given_out_and_come_back() {
     cluster.until("one of those that waited has it", either).await;
 
     patch(&cluster, "c", json!({"spec": {"type": "ClusterIP"}})).await;
+    said(&cluster, "c", "Type", "LoadBalancer -> ClusterIP").await;
     let gone = async || api.get("c").await.or_fail().metadata.finalizers.is_none();
     cluster.until("c is no load balancer any more", gone).await;
     patch(&cluster, "b", json!({"spec": {"loadBalancerIP": null}})).await;
