@@ -314,6 +314,9 @@ async fn dig_agrees() {
     let missing = dig("missing.default.svc.cluster.local");
     assert!(missing.contains("NXDOMAIN") && missing.contains("SOA\tns.dns.cluster.local."), "{missing}");
     assert!(!missing.contains("malformed") && !missing.contains("not available"), "{missing}");
+    let reverse = dig("5.0.96.10.in-addr.arpa A");
+    let is_soa = |line: &str| line.split_whitespace().take(4).eq(["in-addr.arpa.", "5", "IN", "SOA"]);
+    assert!(reverse.contains("NOERROR") && reverse.lines().any(is_soa), "{reverse}");
     let future = dig("+edns=1 +noednsnegotiation web.default.svc.cluster.local");
     assert!(future.contains("BADVERS"), "{future}");
 }

@@ -227,12 +227,17 @@ impl Zone {
         Data::Soa { mname, rname, serial, refresh, retry, expire, minimum }
     }
 
-    /// A name that exists, with these records of any type.
+    /// A name of the domain that exists, with these records of any type.
     fn found(&self, name: &Name, data: Vec<Data>, rtype: u16) -> Answer {
+        self.found_in(&self.domain, name, data, rtype)
+    }
+
+    /// The same, of any zone.
+    fn found_in(&self, zone: &Name, name: &Name, data: Vec<Data>, rtype: u16) -> Answer {
         let matching = data.into_iter().filter(|d| rtype == rtype::ANY || d.rtype() == rtype);
         let answers: Vec<Record> = matching.map(|data| Record { name: name.clone(), ttl: self.ttl, data }).collect();
         if answers.is_empty() {
-            return self.no_data();
+            return self.negative(zone, Rcode::NoError);
         }
         Answer::Here(Response { authoritative: true, answers, ..Response::empty(Rcode::NoError) })
     }
@@ -250,16 +255,17 @@ impl Zone {
     }
 
     fn no_data(&self) -> Answer {
-        self.negative(Rcode::NoError)
+        self.negative(&self.domain, Rcode::NoError)
     }
 
     fn no_name(&self) -> Answer {
-        self.negative(Rcode::NxDomain)
+        self.negative(&self.domain, Rcode::NxDomain)
     }
 
-    /// With the SOA, whose minimum says how long the "no" may be kept (RFC 2308).
-    fn negative(&self, rcode: Rcode) -> Answer {
-        let soa = Record { name: self.domain.clone(), ttl: self.ttl, data: self.soa() };
+    /// With the SOA, whose minimum says how long the "no" may be kept. Its owner is the zone that the name is in, or caches
+    /// would not believe it (RFC 2308, 3).
+    fn negative(&self, zone: &Name, rcode: Rcode) -> Answer {
+        let soa = Record { name: zone.clone(), ttl: self.ttl, data: self.soa() };
         Answer::Here(Response { authoritative: true, authority: vec![soa], ..Response::empty(rcode) })
     }
 }

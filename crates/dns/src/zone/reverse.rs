@@ -10,6 +10,9 @@ use super::{
 };
 use crate::wire::{Data, Name};
 
+const IN_ADDR_ARPA: [&[u8]; 2] = [b"in-addr", b"arpa"];
+const IP6_ARPA: [&[u8]; 2] = [b"ip6", b"arpa"];
+
 impl Zone {
     /// PTR of ClusterIPs, and of endpoints of every Service (as the reference server does). A ClusterIP wins.
     pub(super) fn reverse(&self, name: &Name, ip: IpAddr, rtype: u16) -> Answer {
@@ -26,7 +29,9 @@ impl Zone {
         }
         names.sort();
         names.dedup();
-        self.found(name, names.into_iter().map(Data::Ptr).collect(), rtype)
+        let zone = if ip.is_ipv6() { IP6_ARPA } else { IN_ADDR_ARPA };
+        let zone = Name::from_labels(zone).unwrap_or_else(Name::root);
+        self.found_in(&zone, name, names.into_iter().map(Data::Ptr).collect(), rtype)
     }
 }
 
@@ -36,9 +41,9 @@ pub fn reverse_address(name: &Name) -> Option<IpAddr> {
     let (host, zone) = labels.split_at(labels.len().checked_sub(2)?);
     let text = |label: &&[u8]| std::str::from_utf8(label).ok().map(str::to_owned);
     let parts: Vec<String> = host.iter().rev().map(text).collect::<Option<_>>()?;
-    match zone {
-        [b"in-addr", b"arpa"] if parts.len() == 4 => parts.join(".").parse().map(IpAddr::V4).ok(),
-        [b"ip6", b"arpa"] if parts.len() == 32 && parts.iter().all(|p| p.len() == 1) => {
+    match parts.len() {
+        4 if zone == IN_ADDR_ARPA => parts.join(".").parse().map(IpAddr::V4).ok(),
+        32 if zone == IP6_ARPA && parts.iter().all(|p| p.len() == 1) => {
             let groups: Vec<String> = parts.chunks(4).map(|c| c.concat()).collect();
             groups.join(":").parse().map(IpAddr::V6).ok()
         }
